@@ -1,0 +1,44 @@
+"""Secateur: prune PyTorch models and make the pruning pay."""
+
+from secateur import errors, methods
+from secateur.facts import LayerFacts
+from secateur.holding import Hold, hold
+from secateur.masks import Masks
+from secateur.planning import plan
+from secateur.profiling import compare, profile
+from secateur.pruning import prune
+from secateur.recalibration import recalibrate_
+from secateur.report import Latency, LayerProfile, Profile, Pruned, Report
+from secateur.schedules.constant import Constant
+from secateur.schedules.cyclic import Cyclic
+from secateur.schedules.linear import Linear
+from secateur.schedules.polynomial import PolynomialDecay
+from secateur.scores import Scores
+from secateur.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Constant",
+    "Cyclic",
+    "Hold",
+    "Latency",
+    "LayerFacts",
+    "LayerProfile",
+    "Linear",
+    "Masks",
+    "PolynomialDecay",
+    "Profile",
+    "Pruned",
+    "Report",
+    "Scores",
+    "Task",
+    "compare",
+    "errors",
+    "hold",
+    "methods",
+    "plan",
+    "profile",
+    "prune",
+    "recalibrate_",
+]

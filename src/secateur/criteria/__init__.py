@@ -1,0 +1,1 @@
+"""How badly a weight would be missed: one file a criterion; the file's name is the criterion's name."""

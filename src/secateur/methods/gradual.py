@@ -1,0 +1,248 @@
+"""Gradual pruning in the user's own training loop (Zhu & Gupta 2017).
+
+    run = Gradual(sparsity=0.9, schedule=PolynomialDecay(begin_step=500, end_step=5000)).start(model, optimizer)
+    for batch in loader:
+        optimizer.zero_grad(); loss(model, batch).backward(); optimizer.step(); run.step()
+    pruned = run.finish()
+
+Masks only shrink, unless the schedule says that it regrows. Between updates they hold exactly (see `secateur.holding`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from secateur.counting import check_sparsity
+from secateur.errors import BadSchedule, WrongModel
+from secateur.holding import Hold, hold
+from secateur.masks import Masks
+from secateur.names import allocation_of, build, find, granularity_of
+from secateur.notes import describe, notes_on
+from secateur.planning import plan
+from secateur.profiling import compare, profile
+from secateur.protocols import Criterion, Granularity, LiveCriterion, Schedule, Tracker
+from secateur.report import Profile, Pruned
+from secateur.schedules.polynomial import PolynomialDecay
+from secateur.scores import Scores
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["Gradual", "GradualRun"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gradual:
+    """Raise sparsity along a schedule while the model trains.
+
+    Args:
+        sparsity: the fraction removed at the end. With an N:M granularity leave it out: the pattern says it.
+        schedule: how much when; steps count calls of ``run.step()``.
+        criterion: a name or an object; ``Movement`` is gathered from the gradients of the training itself.
+        granularity: a name or an object.
+        scope: "global", "layer", "erk" or "lamp".
+        overrides: sparsities of single layers, at the end of the schedule.
+        min_kept: units that stay in every layer at least.
+        ignore, include_bias: see `secateur.targets.find_targets`.
+    """
+
+    sparsity: float | None = None
+    schedule: Schedule = field(default_factory=lambda: PolynomialDecay(begin_step=0, end_step=1000))
+    criterion: str | Criterion | LiveCriterion = "magnitude"
+    granularity: str | Granularity = "unstructured"
+    scope: str = "global"
+    overrides: Mapping[str, float] = field(default_factory=dict)
+    min_kept: int = 0
+    ignore: Ignore | Iterable[Ignore] = ()
+    include_bias: bool = False
+
+    def start(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        *,
+        total_steps: int | None = None,
+        task: Task | None = None,
+        example_inputs: Any = None,
+        copies: Iterable[nn.Module] = (),
+    ) -> "GradualRun":
+        """Begin on ``model``, in place.
+
+        Args:
+            model: the module in training.
+            optimizer: its optimizer; zeros are restored after each of its steps.
+            total_steps: how many optimizer steps the training will take, if known: a schedule that would end later is
+                refused now instead of at `finish`.
+            task: data for criteria that need it, and ``evaluate`` for the receipt.
+            example_inputs: to measure MACs and latency for the receipt.
+            copies: averaged copies (EMA) to keep sparse as well.
+
+        Raises:
+            BadSchedule: the schedule ends after ``total_steps``.
+            BadSparsity, UnknownName, NothingToPrune: as for one-shot pruning.
+        """
+        if total_steps is not None and self.schedule.end_step >= total_steps:
+            raise BadSchedule(_too_late(self.schedule, total_steps, self.sparsity))
+        return GradualRun(self, model, optimizer, task=task, example_inputs=example_inputs, copies=copies)
+
+
+class GradualRun:
+    """A `Gradual` at work. Also holds masks for ``optimizer`` until `finish`."""
+
+    def __init__(
+        self,
+        method: Gradual,
+        model: nn.Module,
+        optimizer: Any,
+        *,
+        task: Task | None,
+        example_inputs: Any,
+        copies: Iterable[nn.Module],
+    ) -> None:
+        self.method, self.model, self.task, self.example_inputs = method, model, task, example_inputs
+        self.granularity = granularity_of(method.granularity)
+        self._targets = find_targets(model, ignore=method.ignore, include_bias=method.include_bias)
+        self._final = self._final_sparsity()
+        self._criterion = _criterion_of(method.criterion)
+        self._tracker: Tracker | None = None
+        self._observe_hook: Any = None
+        if isinstance(self._criterion, LiveCriterion):
+            self._tracker = self._criterion.track(model, self._targets)
+            self._observe_hook = optimizer.register_step_pre_hook(self._observe)
+        self.steps = 0
+        self._hold: Hold = hold(
+            model, self._everything(), optimizer, mask_gradients=not method.schedule.regrows, copies=copies
+        )
+        self._before: Profile = profile(model, example_inputs, task=task)
+        self._renew_if_due()  # step 0 comes before the first optimizer step
+
+    @property
+    def masks(self) -> Masks:
+        """What is kept now."""
+        return self._hold.masks
+
+    @property
+    def sparsity(self) -> float:
+        """What the schedule asks for now."""
+        return self.method.schedule(self.steps, self._final)
+
+    def step(self) -> None:
+        """Count an optimizer step and renew the masks if the schedule says so."""
+        self.steps += 1
+        self._renew_if_due()
+
+    def penalty(self) -> Tensor:
+        """Zero: this method adds nothing to the loss."""
+        return torch.zeros(())
+
+    def watch(self, *copies: nn.Module) -> None:
+        """Keep averaged copies of the model (EMA) sparse as well."""
+        self._hold.watch(*copies)
+
+    def finish(self) -> Pruned:
+        """Check that the final sparsity was reached, let go of the optimizer and measure.
+
+        Raises:
+            BadSchedule: training stopped before the schedule did; hooks stay on, so training can go on.
+        """
+        if self.steps < self.method.schedule.end_step:
+            now = self.method.schedule(self.steps, self._final)
+            raise BadSchedule(_too_late(self.method.schedule, self.steps, self._final, reached=now))
+        self._hold.apply_()
+        self.release()
+        report = compare(
+            self._before,
+            self.model,
+            self.example_inputs,
+            task=self.task,
+            method=f"gradual, {describe(self._criterion)}, {describe(self.granularity)}, scope {self.method.scope}, "
+            f"sparsity {self._final:g}, {describe(self.method.schedule)}",
+            notes=notes_on(self.model, self.masks),
+        )
+        return Pruned(self.model, self.masks, report)
+
+    def release(self) -> None:
+        """Take all hooks off without checking or measuring."""
+        self._hold.release()
+        if self._observe_hook is not None:
+            self._observe_hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, masks and gathered evidence: tensors and plain values, fit for ``torch.load(weights_only=True)``."""
+        tracker = self._tracker.state_dict() if self._tracker else {}
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        return {"steps": self.steps, "masks": masks, "tracker": tracker}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where ``state`` left off. Load the model and the optimizer first.
+
+        Raises:
+            WrongModel: the state belongs to another model.
+        """
+        if set(state["masks"]) != set(self._targets):
+            raise WrongModel(
+                "this state prunes other parameters than this run; was it saved from another model or ignore=?"
+            )
+        self.steps = int(state["steps"])
+        if self._tracker:
+            self._tracker.load_state_dict(state["tracker"])
+        self._hold.renew(Masks(dict(state["masks"])))
+
+    def _observe(self, *_: object) -> None:
+        if self._tracker:
+            self._tracker.observe(self.model)
+
+    def _renew_if_due(self) -> None:
+        schedule = self.method.schedule
+        if not schedule.updates_at(self.steps):
+            return
+        sparsity = schedule(self.steps, self._final)
+        fresh = self._plan(sparsity) if sparsity > 0 else self._everything()
+        self._hold.renew(fresh if schedule.regrows else fresh & self.masks)
+
+    def _plan(self, sparsity: float) -> Masks:
+        scores = self._scores()
+        if self.granularity.quota is not None:
+            return plan(scores, self.granularity, None)
+        overrides = {key: value * sparsity / self._final for key, value in self.method.overrides.items()}
+        return plan(
+            scores, self.granularity, allocation_of(self.method.scope, sparsity, overrides, self.method.min_kept)
+        )
+
+    def _scores(self) -> Scores:
+        if self._tracker:
+            found = self._tracker.scores()
+        else:
+            assert isinstance(self._criterion, Criterion)
+            found = self._criterion(self.model, self._targets, self.task)
+        return replace(found, facts=self._targets)
+
+    def _everything(self) -> Masks:
+        parameters = {name: self.model.get_parameter(name) for name in self._targets}
+        return Masks({name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()})
+
+    def _final_sparsity(self) -> float:
+        if self.method.sparsity is not None:
+            return check_sparsity(self.method.sparsity)
+        if self.granularity.quota is None:
+            raise BadSchedule(
+                "Gradual needs sparsity=, the fraction removed at the end (only N:M patterns say it themselves)"
+            )
+        weights = {name: self.model.get_parameter(name).detach().to("meta") for name in self._targets}
+        shapes = [t.shape for t in self.granularity.pool(Scores(weights, facts=self._targets)).tables.values()]
+        return 1 - self.granularity.quota / shapes[0][1]
+
+
+def _criterion_of(criterion: str | Criterion | LiveCriterion) -> Criterion | LiveCriterion:
+    return build(find("criteria", criterion), {}, criterion) if isinstance(criterion, str) else criterion
+
+
+def _too_late(schedule: Schedule, steps: int, final: float | None, reached: float | None = None) -> str:
+    at = f", where it stood at {reached:.3f} instead of {final}" if reached is not None else f", short of {final}"
+    return (
+        f"the schedule ends at step {schedule.end_step}, but training stops after {steps} steps{at}: "
+        f"set end_step below {max(1, steps)}, or train longer"
+    )

@@ -1,0 +1,64 @@
+"""One-shot: score, plan, mask. The model that comes in is not touched."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from torch import nn
+
+from secateur.errors import NeedsTask
+from secateur.granularities.unstructured import Unstructured
+from secateur.notes import describe, notes_on
+from secateur.planning import plan
+from secateur.profiling import compare
+from secateur.protocols import Allocation, Criterion, Granularity, LiveCriterion
+from secateur.report import Pruned
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["OneShot"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OneShot:
+    """Score every weight once, keep the best.
+
+    Args:
+        criterion: how weights are scored.
+        allocation: how many units stay where; ``None`` for a granularity with a quota (N:M).
+        granularity: what leaves together.
+        ignore: what to leave alone; see `find_targets`.
+        include_bias: prune vectors of the same layers too.
+    """
+
+    criterion: Criterion
+    allocation: Allocation | None = None
+    granularity: Granularity = field(default_factory=Unstructured)
+    ignore: Ignore | Iterable[Ignore] = ()
+    include_bias: bool = False
+
+    def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
+        """Return a pruned copy of ``model`` with masks and receipt.
+
+        Raises:
+            NothingToPrune, UnknownName, BadPattern, BadScores, BadSparsity, NeedsTask: see the parts.
+        """
+        if isinstance(self.criterion, LiveCriterion):
+            raise NeedsTask(
+                f"{self.criterion} is gathered in training: use sc.methods.Gradual(criterion=...).start(...)"
+            )
+        targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
+        scores = replace(self.criterion(model, targets, task), facts=targets)
+        masks = plan(scores, self.granularity, self.allocation)
+        after = masks.apply_(copy.deepcopy(model))
+        report = compare(
+            model,
+            after,
+            example_inputs,
+            task=task,
+            method=f"one-shot, {describe(self.criterion)}, {describe(self.granularity)}, {describe(self.allocation)}",
+            notes=notes_on(model, masks),
+        )
+        return Pruned(after, masks, report)

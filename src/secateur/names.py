@@ -1,0 +1,122 @@
+"""The folder is the registry: ``"magnitude"`` is ``criteria/magnitude.py``, ``"erk"`` is ``allocations/erk.py``.
+
+``"package.module:Thing"`` names anything anywhere, so third parties need no plug-in system. Strings are resolved here once, at
+the door; inside the library there are only objects.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from secateur.errors import UnknownName
+from secateur.protocols import Allocation, Granularity
+
+__all__ = ["allocation_of", "build", "dotted", "find", "granularity_of", "names_in"]
+
+_SCOPES = {"layer": "uniform", "local": "uniform", "global": "global"}
+
+
+def names_in(folder: str) -> list[str]:
+    """Every name that ``folder`` ("criteria", "methods", ...) offers.
+
+    >>> "magnitude" in names_in("criteria")
+    True
+    """
+    package = importlib.import_module(f"secateur.{folder}")
+    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(package.__path__))
+
+
+def dotted(path: str) -> Any:
+    """Import ``"package.module:thing"``.
+
+    Raises:
+        UnknownName: the module or the thing does not exist.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UnknownName(f"{path!r}: cannot import {module_name!r} ({error}); is its folder on PYTHONPATH?") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UnknownName(f"{path!r}: module {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return found
+
+
+def find(folder: str, name: str) -> Any:
+    """The class behind ``name``: the first one that its file lists in ``__all__``.
+
+    Raises:
+        UnknownName: there is no such file; close names are suggested.
+    """
+    if ":" in name:
+        return dotted(name)
+    known = names_in(folder)
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownName(f"{name!r} is none of the {folder}: {', '.join(known)}{hint} (yours: 'package.module:Thing')")
+    files = {module.name.rstrip("_"): module.name for module in _files(folder)}
+    module = importlib.import_module(f"secateur.{folder}.{files[name]}")
+    return getattr(module, module.__all__[0])
+
+
+def build(thing: Any, options: Mapping[str, Any], what: str) -> Any:
+    """Construct ``thing`` from ``options``, refusing those it does not have.
+
+    Raises:
+        UnknownName: an option is not a field of it.
+    """
+    if is_dataclass(thing):
+        known = [f.name for f in fields(thing) if f.init]
+        for option in options:
+            if option not in known:
+                raise UnknownName(f"{what} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    return thing(**options)
+
+
+def granularity_of(text: str | Granularity) -> Granularity:
+    """``"unstructured"``, ``"2:4"``, ``"block:4x1"``, ``"filter"``, ... as an object; objects pass through.
+
+    Raises:
+        UnknownName: no granularity reads this text.
+    """
+    if not isinstance(text, str):
+        return text
+    for name in names_in("granularities"):
+        parse = getattr(importlib.import_module(f"secateur.granularities.{name}"), "parse", None)
+        found = parse(text) if parse else None
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    if ":" in text and not text[0].isdigit() and not text.startswith("block:"):
+        made = dotted(text)
+        return made() if isinstance(made, type) else made  # type: ignore[no-any-return]
+    raise UnknownName(
+        f"granularity {text!r} is unknown; there are: unstructured, row, N:M such as 2:4, block:RxC such as block:4x1, "
+        "filter, kernel, input_channel (yours: 'package.module:Thing')"
+    )
+
+
+def allocation_of(
+    scope: str, sparsity: float, overrides: Mapping[str, float] | None = None, min_kept: int = 0
+) -> Allocation:
+    """The allocation that ``scope`` names ("global", "layer", "erk", "lamp", ...), with layers set by hand on top.
+
+    Raises:
+        UnknownName: there is no such scope.
+        BadSparsity: a sparsity is not in [0, 1).
+    """
+    options: dict[str, Any] = {"sparsity": sparsity} | ({"min_kept": min_kept} if min_kept else {})
+    made: Allocation = build(find("allocations", _SCOPES.get(scope, scope)), options, f"scope {scope!r}")
+    if overrides:
+        per_layer = find("allocations", "per_layer")
+        made = per_layer(sparsities=tuple(overrides.items()), otherwise=made)
+    return made
+
+
+def _files(folder: str) -> list[pkgutil.ModuleInfo]:
+    return list(pkgutil.iter_modules(importlib.import_module(f"secateur.{folder}").__path__))

@@ -1,0 +1,90 @@
+"""`plan` is the library in one function: scores in, masks out.
+
+    scores --pool--> units --allocate--> how many per name --select--> which --spread--> masks
+
+One-shot and gradual pruning, and every projection onto a sparsity pattern, call it. It knows no model.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from secateur.errors import BadSparsity
+from secateur.masks import Masks
+from secateur.protocols import Allocation, Granularity
+from secateur.ranking import cut_for, top_of_groups
+from secateur.scores import Scores
+from secateur.units import Units
+
+__all__ = ["plan", "select"]
+
+
+def plan(scores: Scores, granularity: Granularity, allocation: Allocation | None) -> Masks:
+    """Decide which weights stay.
+
+    Args:
+        scores: evidence per weight; larger means more worth keeping.
+        granularity: what leaves together.
+        allocation: how many units stay where; ``None`` for a granularity with a quota (N:M), which needs none.
+
+    Returns:
+        Masks with ``True`` for kept; the counts are exact and ties go to the earlier unit.
+
+    Raises:
+        BadScores: a score is NaN.
+        BadPattern: a shape does not divide into the granularity.
+        BadSparsity: no allocation was given where one is needed, or it cannot be met.
+
+    >>> import torch
+    >>> from secateur.allocations.uniform import Uniform
+    >>> from secateur.granularities.unstructured import Unstructured
+    >>> scores = Scores({"weight": torch.tensor([[0.5, -3.0, 2.0, 0.1]])}, each=torch.abs)
+    >>> plan(scores, Unstructured(), Uniform(sparsity=0.5))["weight"]
+    tensor([[False,  True,  True, False]])
+    """
+    units = granularity.pool(scores)
+    if granularity.quota is not None:
+        counts = {name: granularity.quota * units.tables[name].shape[0] for name in units}
+    elif allocation is None:
+        raise BadSparsity(f"{granularity} needs to know how much to remove: pass sparsity=, a budget or an allocation")
+    else:
+        counts = dict(allocation(units))
+    return granularity.spread(select(units, counts), scores)
+
+
+def select(units: Units, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Choose the ``counts[name]`` best units of every name, split evenly over its groups; ties by index.
+
+    Returns:
+        name to a bool table ``[group, unit]``, ``True`` = kept.
+    """
+    return {name: _select_one(units, name, counts[name]) for name in units}
+
+
+def _select_one(units: Units, name: str, count: int) -> Tensor:
+    groups, width = units.tables[name].shape
+    if count <= 0 or count >= groups * width:
+        device = next((piece.device for _, piece in units.pieces(name)), None)
+        return torch.full((groups, width), count > 0, dtype=torch.bool, device=device)
+    if groups > 1:
+        each, extra = divmod(count, groups)  # the first `extra` groups keep one unit more
+        keep = [
+            top_of_groups(
+                piece.view(-1, width), each + (torch.arange(start // width, (start + piece.numel()) // width) < extra)
+            )
+            for start, piece in units.pieces(name)
+        ]
+        return torch.cat(keep)
+    return _select_top(units, name, count).view(groups, width)
+
+
+def _select_top(units: Units, name: str, count: int) -> Tensor:
+    cut = cut_for(units, count, [name])
+    kept, ties_left = None, cut.ties
+    for start, piece in units.pieces(name):
+        if kept is None:
+            kept = torch.empty(units.count(name), dtype=torch.bool, device=piece.device)
+        kept[start : start + piece.numel()], ties_left = cut.keep(piece, ties_left)
+    assert kept is not None
+    return kept

@@ -1,0 +1,111 @@
+"""`prune`: the one call. Strings become objects here, and only here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import BadSparsity, UnknownName
+from secateur.methods.one_shot import OneShot
+from secateur.names import allocation_of, build, find, granularity_of, names_in
+from secateur.protocols import Criterion, Granularity
+from secateur.report import Pruned
+from secateur.targets import Ignore
+from secateur.task import Task
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: nn.Module,
+    method: str | Criterion = "magnitude",
+    *,
+    sparsity: float | None = None,
+    budget: str | None = None,
+    granularity: str | Granularity = "unstructured",
+    scope: str = "global",
+    overrides: Mapping[str, float] | None = None,
+    min_kept: int = 0,
+    ignore: Ignore | Iterable[Ignore] = (),
+    include_bias: bool = False,
+    task: Task | None = None,
+    example_inputs: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Pruned:
+    """Prune a trained model in one shot; the model is not touched, a new one comes back with its receipt.
+
+    Args:
+        model: any module.
+        method: "magnitude", "random", "taylor", "snip", or your own criterion (an object, or ``"package.module:Thing"``).
+        sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves.
+        budget: what the result may cost, e.g. ``"macs:50%"`` (needs a granularity that narrows).
+        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row".
+        scope: "global" (one ranking), "layer" (the same fraction everywhere), "erk", "lamp".
+        overrides: sparsities of single layers by name, module path or glob; the rest follows ``scope``.
+        min_kept: units that stay in every layer at least.
+        ignore: names, globs, ``re:`` expressions, module types or modules to leave alone.
+        include_bias: prune biases too.
+        task: data, loss and quality, for criteria that need them and for the receipt.
+        example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
+        seed: for criteria that draw.
+        **options: passed to the criterion, e.g. ``p=2`` for magnitude.
+
+    Returns:
+        ``Pruned(model, masks, report)``; ``print(pruned.report)`` is the receipt.
+
+    Raises:
+        UnknownName: a method, granularity, scope, option or layer that does not exist.
+        BadSparsity: no sparsity, or not a fraction in [0, 1).
+        NothingToPrune: no layer is left to prune.
+
+    >>> import torch
+    >>> pruned = prune(torch.nn.Linear(10, 10, bias=False), sparsity=0.75)
+    >>> pruned.masks.kept
+    25
+    """
+    if budget is not None:
+        raise UnknownName("budget= needs granularity='channel'; unstructured pruning takes sparsity=")
+    pattern = granularity_of(granularity)
+    criterion = _criterion(method, options, seed)
+    one_shot = OneShot(
+        criterion=criterion,
+        granularity=pattern,
+        allocation=None if pattern.quota is not None else _allocation(sparsity, scope, overrides, min_kept),
+        ignore=ignore,
+        include_bias=include_bias,
+    )
+    if pattern.quota is not None and sparsity is not None:
+        _check_quota(one_shot, pattern.quota, sparsity)
+    return one_shot(model, task=task, example_inputs=example_inputs)
+
+
+def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> Criterion:
+    if not isinstance(method, str):
+        if options:
+            raise UnknownName(f"{method} is an object and takes no further options, but got {', '.join(options)}")
+        return method
+    if method in names_in("methods"):
+        raise UnknownName(
+            f"{method!r} is a method with a training loop or parts of its own: use sc.methods.{method.title().replace('_', '')}(...)"
+        )
+    found = find("criteria", method)
+    if "seed" in getattr(found, "__dataclass_fields__", {}):
+        options = {"seed": seed} | options
+    return build(found, options, f"method {method!r}")  # type: ignore[no-any-return]
+
+
+def _allocation(sparsity: float | None, scope: str, overrides: Mapping[str, float] | None, min_kept: int) -> Any:
+    if sparsity is None:
+        raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
+    return allocation_of(scope, sparsity, overrides, min_kept)
+
+
+def _check_quota(one_shot: OneShot, quota: int, sparsity: float) -> None:
+    sizes = dict(getattr(one_shot.granularity, "sizes", ()))
+    given = 1 - quota / sizes["m"] if "m" in sizes else None
+    if given is not None and abs(given - sparsity) > 1e-9:
+        raise BadSparsity(
+            f"granularity {getattr(one_shot.granularity, 'name', '')!r} removes {given:g} of the weights, but sparsity={sparsity:g} "
+            "was asked for; leave sparsity out, or choose another pattern"
+        )
