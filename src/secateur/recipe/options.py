@@ -1,0 +1,115 @@
+"""Names and options of a recipe, held against what Secateur has, without running anything of the user's."""
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from secateur.errors import UnknownName
+from secateur.names import allocation_of, find, granularity_of
+from secateur.recipe.inputs import is_dotted
+from secateur.recipe.wording import Problem, Problems, lines_of
+
+__all__ = ["check_build", "check_scope", "criterion_named", "pattern_named", "pattern_sparsity", "schedule_named"]
+
+
+def criterion_named(name: str) -> Any:
+    """The criterion class behind ``name``; dotted paths are left for later and give ``object``.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    return object if is_dotted(name) else _found("criteria", name)
+
+
+def pattern_named(text: str) -> Any:
+    """The granularity behind ``text``; dotted paths are left for later and give ``None``.
+
+    Raises:
+        ValueError: no granularity reads this text.
+    """
+    if is_dotted(text):
+        return None
+    try:
+        return granularity_of(text)
+    except UnknownName as error:
+        raise ValueError(str(error)) from None
+
+
+def pattern_sparsity(text: str) -> float | None:
+    """The sparsity that a granularity fixes by itself (N:M), if it does."""
+    pattern = pattern_named(text) if text else None
+    sizes = dict(getattr(pattern, "sizes", ()))
+    quota = getattr(pattern, "quota", None)
+    return 1 - quota / sizes["m"] if quota is not None and "m" in sizes else None
+
+
+def check_scope(name: str) -> None:
+    """Refuse a scope that does not exist.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if not is_dotted(name):
+        try:
+            allocation_of(name, 0.5)
+        except UnknownName as error:
+            raise ValueError(str(error)) from None
+        except TypeError:
+            raise ValueError(f"{name!r} cannot be chosen by name; use global, layer, erk or lamp") from None
+
+
+def schedule_named(table: dict[str, Any], *, resolve: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Split a schedule's table into its name (or, with ``resolve``, its class) and its fields.
+
+    Raises:
+        ValueError: no name, or none of the schedules.
+    """
+    rest = dict(table)
+    name = rest.pop("name", "polynomial")
+    if not isinstance(name, str):
+        raise Problems([("name", f"must be text, not {name!r}")])
+    if not is_dotted(name) or resolve:
+        try:
+            found = _found("schedules", name)
+        except ValueError as error:
+            raise Problems([("name", str(error))]) from None
+        return (found if resolve else name), rest
+    return name, rest
+
+
+def check_build(thing: Any, options: dict[str, Any]) -> None:
+    """Hold ``options`` against the fields of ``thing``, with strict types, and try to construct it.
+
+    Raises:
+        Problems: unknown options, missing ones, wrong types, impossible values; all of them.
+    """
+    problems = _misfits(thing, options) if is_dataclass(thing) else []
+    wrong = {key.partition(".")[0] for key, _ in problems}
+    try:
+        thing(**{key: value for key, value in options.items() if key not in wrong})
+    except ValueError as error:
+        problems.append(("", str(error)))
+    except TypeError as error:  # a field is missing, which is among the problems already, or a stranger's signature
+        problems += [] if problems else [("", str(error))]
+    if problems:
+        raise Problems(problems)
+
+
+def _misfits(thing: Any, options: dict[str, Any]) -> list[Problem]:
+    hints, known = get_type_hints(thing), [f for f in fields(thing) if f.init]
+    needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
+    types: Any = {f.name: (hints[f.name], ... if f.name in needed else None) for f in known}
+    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+    try:
+        create_model("Options", __config__=config, **types)(**options)
+    except ValidationError as error:
+        return lines_of(error, lambda _: [f.name for f in known])
+    return []
+
+
+def _found(folder: str, name: str) -> Any:
+    try:
+        return find(folder, name)
+    except UnknownName as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,177 @@
+"""What a recipe may say: five tables, strict types, no unknown keys.
+
+Every check that needs no code of the user's stands here. Fields are declared in the order in which their checks need one
+another, and no check is skipped because another key is wrong, so that all mistakes are reported at once.
+"""
+
+from typing import Annotated, Any, TypeAlias
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from secateur.counting import check_sparsity
+from secateur.protocols import LiveCriterion
+from secateur.recipe.inputs import check_input, is_dotted
+from secateur.recipe.options import check_build, check_scope, criterion_named, pattern_named, pattern_sparsity, schedule_named
+
+__all__ = ["ModelSection", "OutputSection", "PruneSection", "Recipe", "TaskSection", "TrainSection"]
+
+
+def _is_dotted(text: str) -> str:
+    if not is_dotted(text):
+        raise ValueError(f"{text!r} is no dotted path; write package.module:name, e.g. mypkg.nets:make")
+    return text
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+Scalar: TypeAlias = bool | int | float | str
+Options: TypeAlias = dict[str, Scalar | Annotated[tuple[Scalar, ...], BeforeValidator(_as_tuple)]]
+Dotted = Annotated[str, AfterValidator(_is_dotted)]
+Sparsity = Annotated[float, AfterValidator(check_sparsity)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
+Inputs = Annotated[tuple[Annotated[str, AfterValidator(check_input)], ...], BeforeValidator(_one_or_several)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(_Table):
+    """Where the model comes from.
+
+    Args:
+        path: a function without arguments that returns the model, or the model itself.
+        weights: a file with its trained weights: safetensors, one of Secateur's, or a ``state_dict`` saved by torch.
+        example_inputs: shapes (``"1x3x224x224"``, ``"1x128:int64"``) or a dotted path; for MACs and latency.
+    """
+
+    path: Dotted
+    weights: str | None = None
+    example_inputs: Inputs = ()
+
+
+class TaskSection(_Table):
+    """What the model is for; see `secateur.Task`. Each is a dotted path."""
+
+    batches: Dotted | None = None
+    loss: Dotted | None = None
+    evaluate: Dotted | None = None
+
+
+class PruneSection(_Table):
+    """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards."""
+
+    method: str = "magnitude"
+    granularity: str = "unstructured"
+    sparsity: Annotated[Sparsity | None, Field(validate_default=True)] = None
+    scope: str = "global"
+    overrides: dict[str, Sparsity] = {}
+    ignore: Texts = ()
+    min_kept: Annotated[int, Field(ge=0)] = 0
+    include_bias: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    recalibrate: bool = False
+    options: Options = {}
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, name: str) -> str:
+        criterion_named(name)
+        return name
+
+    @field_validator("granularity")
+    @classmethod
+    def _granularity(cls, text: str) -> str:
+        pattern_named(text)
+        return text
+
+    @field_validator("scope")
+    @classmethod
+    def _scope(cls, name: str) -> str:
+        check_scope(name)
+        return name
+
+    @field_validator("sparsity")
+    @classmethod
+    def _sparsity(cls, sparsity: float | None, info: ValidationInfo) -> float | None:
+        fixed = pattern_sparsity(info.data.get("granularity", ""))
+        if sparsity is None and fixed is None and "granularity" in info.data:
+            raise ValueError("missing; write the fraction that is removed, e.g. sparsity = 0.9")
+        if sparsity is not None and fixed is not None and abs(sparsity - fixed) > 1e-9:
+            raise ValueError(f"the granularity {info.data['granularity']!r} removes {fixed:g}; leave sparsity out or write {fixed:g}")
+        return sparsity
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        method = info.data.get("method", "")
+        if method and not is_dotted(method):
+            check_build(criterion_named(method), options)
+        return options
+
+
+class TrainSection(_Table):
+    """Train while pruning; with this table pruning is gradual.
+
+    Args:
+        batches: training batches, a re-iterable or a function that returns a fresh iterator.
+        schedule: ``name`` ("polynomial", "linear", "constant", "cyclic") and its fields.
+        epochs: passes over the batches.
+        optimizer: called with ``model.parameters()`` and ``optimizer_options``.
+        seed: for the order of shuffled batches and dropout.
+    """
+
+    batches: Dotted
+    schedule: Options
+    epochs: Annotated[int, Field(ge=1)] = 1
+    optimizer: Dotted = "torch.optim:AdamW"
+    optimizer_options: Options = {}
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, schedule: dict[str, Any]) -> dict[str, Any]:
+        name, fields = schedule_named(schedule)
+        if not is_dotted(name):
+            check_build(schedule_named(schedule, resolve=True)[0], fields)
+        return schedule
+
+
+class OutputSection(_Table):
+    """What to write: the pruned model (one safetensors file), the receipt as JSON, the receipt as a page."""
+
+    model: str | None = None
+    report: str | None = None
+    html: str | None = None
+
+
+class Recipe(_Table):
+    """A whole recipe."""
+
+    model: ModelSection
+    prune: PruneSection
+    task: TaskSection = TaskSection()
+    train: Annotated[TrainSection | None, Field(validate_default=True)] = None
+    output: OutputSection = OutputSection()
+
+    @field_validator("train")
+    @classmethod
+    def _train(cls, train: TrainSection | None, info: ValidationInfo) -> TrainSection | None:
+        task, pruning = info.data.get("task"), info.data.get("prune")
+        if train is not None and task is not None and task.loss is None:
+            raise ValueError("training needs a loss: add loss = 'package.module:function' to [task]")
+        live = pruning is not None and not is_dotted(pruning.method) and issubclass(criterion_named(pruning.method), LiveCriterion)
+        if train is None and live:
+            raise ValueError(f"missing; the method {pruning.method!r} is gathered in training, so it needs this table")
+        return train
+
+    def to_toml(self) -> str:
+        """Write the recipe down; what stands at its default is left out."""
+        return tomli_w.dumps(self.model_dump(exclude_defaults=True, exclude_none=True, mode="python"))
