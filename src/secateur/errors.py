@@ -7,6 +7,7 @@ __all__ = [
     "BadSchedule",
     "BadScores",
     "BadSparsity",
+    "NeedsPackage",
     "NeedsTask",
     "NothingToPrune",
     "OverBudget",
@@ -44,6 +45,10 @@ class BadScores(SecateurError, ValueError):
 
 class BadSparsity(SecateurError, ValueError):
     """A sparsity outside [0, 1), or one that cannot be met under the limits given."""
+
+
+class NeedsPackage(SecateurError, ImportError):
+    """An optional package is not installed; the message says how to get it."""
 
 
 class NeedsTask(SecateurError, ValueError):
