@@ -1,0 +1,32 @@
+"""``secateur profile MODEL``: just count."""
+
+from dataclasses import asdict
+
+from secateur.cli.options import Debug, Evaluate, Inputs, Json, Target, Weights
+from secateur.cli.screen import print_json, show, working
+from secateur.names import dotted
+from secateur.profiling import profile
+from secateur.recipe import example_inputs_of, trained_model
+from secateur.task import Task
+
+__all__ = ["command"]
+
+
+def command(
+    target: Target,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    evaluate: Evaluate = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Count parameters, non-zeros, bytes and, with --input, MACs and latency of a model."""
+    task = Task(evaluate=dotted(evaluate)) if evaluate else None
+    example = example_inputs_of(inputs or ())
+    model = trained_model(target, str(weights) if weights else None)
+    with working("measuring"):
+        found = profile(model, example, task=task)
+    if as_json:
+        print_json("profile", {"profile": asdict(found)})
+    else:
+        show(str(found))
