@@ -6,6 +6,7 @@ One-shot and gradual pruning, and every projection onto a sparsity pattern, call
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,18 +16,21 @@ from secateur.masks import Masks
 from secateur.protocols import Allocation, Granularity
 from secateur.ranking import cut_for, top_of_groups
 from secateur.scores import Scores
-from secateur.units import Units
+from secateur.units import Table, Units
 
 __all__ = ["plan", "select"]
 
 
-def plan(scores: Scores, granularity: Granularity, allocation: Allocation | None) -> Masks:
+def plan(
+    scores: Scores, granularity: Granularity, allocation: Allocation | None, *, within: Masks | None = None
+) -> Masks:
     """Decide which weights stay.
 
     Args:
         scores: evidence per weight; larger means more worth keeping.
         granularity: what leaves together.
         allocation: how many units stay where; ``None`` for a granularity with a quota (N:M), which needs none.
+        within: earlier masks; what they removed stays removed, whatever it scores now.
 
     Returns:
         Masks with ``True`` for kept; the counts are exact and ties go to the earlier unit.
@@ -44,6 +48,8 @@ def plan(scores: Scores, granularity: Granularity, allocation: Allocation | None
     tensor([[False,  True,  True, False]])
     """
     units = granularity.pool(scores)
+    if within is not None:
+        units = _only_alive(units, granularity.pool(Scores(within, each=Tensor.float, facts=scores.facts)))
     if granularity.quota is not None:
         counts = {name: granularity.quota * units.tables[name].shape[0] for name in units}
     elif allocation is None:
@@ -51,6 +57,18 @@ def plan(scores: Scores, granularity: Granularity, allocation: Allocation | None
     else:
         counts = dict(allocation(units))
     return granularity.spread(select(units, counts), scores)
+
+
+def _only_alive(units: Units, alive: Units) -> Units:
+    """Rank units of which nothing is left below all others, so that counts stay exact without them."""
+
+    def wrapped(table: Table, left: Table) -> Table:
+        def read(start: int, stop: int) -> Tensor:
+            return table.read(start, stop).masked_fill(left.read(start, stop) == 0, -torch.inf)
+
+        return replace(table, read=read)
+
+    return Units({name: wrapped(table, alive.tables[name]) for name, table in units.tables.items()})
 
 
 def select(units: Units, counts: Mapping[str, int]) -> dict[str, Tensor]:

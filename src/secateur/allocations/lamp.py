@@ -48,7 +48,7 @@ def lamp_scores(scores: Tensor) -> Tensor:
     tensor([0.2000, 1.0000], dtype=torch.float64)
     """
     order = scores.argsort(descending=True, stable=True)
-    squares = scores[order].double().square()
+    squares = scores[order].double().clamp_min(0).square()  # what scores below zero ranks last
     lamp = torch.empty_like(squares)
     lamp[order] = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
     return lamp

@@ -201,16 +201,15 @@ class GradualRun:
             return
         sparsity = schedule(self.steps, self._final)
         fresh = self._plan(sparsity) if sparsity > 0 else self._everything()
-        self._hold.renew(fresh if schedule.regrows else fresh & self.masks)
+        self._hold.renew(fresh if schedule.regrows else fresh & self.masks)  # an earlier removal outlives every floor
 
     def _plan(self, sparsity: float) -> Masks:
-        scores = self._scores()
+        scores, within = self._scores(), None if self.method.schedule.regrows else self.masks
         if self.granularity.quota is not None:
-            return plan(scores, self.granularity, None)
+            return plan(scores, self.granularity, None, within=within)
         overrides = {key: value * sparsity / self._final for key, value in self.method.overrides.items()}
-        return plan(
-            scores, self.granularity, allocation_of(self.method.scope, sparsity, overrides, self.method.min_kept)
-        )
+        allocation = allocation_of(self.method.scope, sparsity, overrides, self.method.min_kept)
+        return plan(scores, self.granularity, allocation, within=within)
 
     def _scores(self) -> Scores:
         if self._tracker:

@@ -113,7 +113,7 @@ class Iterative:
         if number == self.rounds:
             sparsity = self.sparsity  # no rounding at the end
         allocation = allocation_of(self.scope, sparsity, min_kept=self.min_kept)
-        fresh = plan(scores, granularity_of(self.granularity), allocation)
+        fresh = plan(scores, granularity_of(self.granularity), allocation, within=earlier)
         return fresh & earlier if earlier is not None else fresh
 
     def _criterion(self) -> Criterion:
