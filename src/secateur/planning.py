@@ -98,7 +98,7 @@ def _select_one(units: Units, name: str, count: int) -> Tensor:
 
 
 def _select_top(units: Units, name: str, count: int) -> Tensor:
-    cut = cut_for(units, count, [name])
+    cut = units.cuts.get((name, count)) or cut_for(units, count, [name])
     kept, ties_left = None, cut.ties
     for start, piece in units.pieces(name):
         if kept is None:

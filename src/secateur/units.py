@@ -11,12 +11,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from secateur.cuts import Cut
 from secateur.errors import BadScores
 from secateur.facts import LayerFacts
 
 __all__ = ["PIECE", "Table", "Units"]
 
-PIECE = 1 << 20  # scores per piece: 4 MB of float32, so that a piece and its keys stay in cache
+PIECE = 1 << 18  # scores per piece: 1 MB of float32, so that a piece and what is made of it stay in cache
 
 
 @final
@@ -63,6 +64,7 @@ class Units(Mapping[str, Tensor]):
 
     def __init__(self, tables: Mapping[str, Table]) -> None:
         self.tables = dict(tables)
+        self.cuts: dict[tuple[str, int], Cut] = {}  # found on the way: the cut that keeps so many units of a name
 
     def __getitem__(self, name: str) -> Tensor:
         table = self.tables[name]
