@@ -61,7 +61,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.images), generator=self._generator)
-        for rows in order.split(self.size):
+        for rows in torch.split(order, self.size):
             yield self.images[rows], self.labels[rows]
 
 
@@ -110,7 +110,7 @@ def fit(model: nn.Module, task: Task, *, epochs: int, after_step: Callable[[nn.M
     for _ in range(epochs):
         for batch in task.each_batch("training"):
             optimizer.zero_grad()
-            task.needs_loss("training")(model, batch).backward()
+            torch.autograd.backward(task.needs_loss("training")(model, batch))
             optimizer.step()
             if after_step:
                 after_step(model, optimizer)
@@ -216,7 +216,7 @@ def _gradual(model: nn.Module, task: Task, *, sparsity: float, epochs: int, say:
     for _ in range(epochs):
         for batch in task.each_batch("training"):
             optimizer.zero_grad()
-            loss_of(student, batch).backward()
+            torch.autograd.backward(loss_of(student, batch))
             optimizer.step()
             run.step()
             say(f"pruning while training, {run.sparsity:.0%} removed", run.steps, steps)

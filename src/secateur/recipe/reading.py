@@ -121,8 +121,8 @@ _DOTTED_KEYS = {
 def _texts(data: dict[str, Any], table: str, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield ``(path, text)`` of those keys that hold text or a list of texts; wrong types are reported elsewhere."""
     section = data.get(table)
-    for key in keys if isinstance(section, dict) else ():
-        value = section[key] if key in section else ()
+    for key in keys:
+        value = section.get(key) if isinstance(section, dict) else None
         for entry in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
             if isinstance(entry, str):
                 yield f"{table}.{key}", entry

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from secateur.errors import BadRecipe
@@ -46,21 +47,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
         pruned = _gradual(recipe, recipe.train, model, task=task, inputs=inputs, progress=progress)
     else:
         what = recipe.prune
-        pruned = prune(
-            model,
-            _object_or_name(what.method),  # type: ignore[arg-type]
-            sparsity=what.sparsity,
-            granularity=what.granularity,
-            scope=what.scope,
-            overrides=what.overrides,
-            ignore=what.ignore,
-            min_kept=what.min_kept,
-            include_bias=what.include_bias,
-            seed=what.seed,
-            task=task,
-            example_inputs=inputs,
-            **what.options,
-        )
+        words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options"}) | what.options
+        pruned = prune(model, _object_or_name(what.method), task=task, example_inputs=inputs, **words)
     return _recalibrated(pruned, recipe, task, inputs)
 
 
@@ -72,7 +60,7 @@ def trained_model(path: str, weights: str | None = None) -> nn.Module:
         BadFile: the weights are damaged, or a pickle that holds more than tensors.
     """
     made = dotted(path)
-    if isinstance(made, type) or not isinstance(made, nn.Module):
+    if callable(made) and not isinstance(made, nn.Module):
         made = made()
     if not isinstance(made, nn.Module):
         raise BadRecipe(f"{path!r} gives {type(made).__name__}; it has to be an nn.Module or a function that returns one")
@@ -88,19 +76,20 @@ def build_task(section: TaskSection) -> Task:
 def _with_weights(model: nn.Module, path: Path) -> nn.Module:
     if is_ours(path):
         return load_packed(path, model)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
+    state = _state_dict(path)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadRecipe(f"the weights in {str(path)!r} do not fit {type(model).__name__}: {reason}") from error
     return model
+
+
+def _state_dict(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else found
 
 
 def _gradual(
@@ -114,7 +103,7 @@ def _gradual(
     method = Gradual(
         sparsity=what.sparsity,
         schedule=build(find("schedules", name), fields, f"schedule {name!r}"),
-        criterion=criterion,  # type: ignore[arg-type]
+        criterion=criterion,
         granularity=what.granularity,
         scope=what.scope,
         overrides=what.overrides,
@@ -160,7 +149,8 @@ def _training(model: nn.Module) -> Any:
 
 
 def _fresh(source: Any) -> Iterable[Any]:
-    return source() if callable(source) else source
+    fresh: Iterable[Any] = source() if callable(source) else source
+    return fresh
 
 
 def _object_or_name(name: str) -> Any:

@@ -167,9 +167,9 @@ class Recipe(_Table):
         task, pruning = info.data.get("task"), info.data.get("prune")
         if train is not None and task is not None and task.loss is None:
             raise ValueError("training needs a loss: add loss = 'package.module:function' to [task]")
-        live = pruning is not None and not is_dotted(pruning.method) and issubclass(criterion_named(pruning.method), LiveCriterion)
-        if train is None and live:
-            raise ValueError(f"missing; the method {pruning.method!r} is gathered in training, so it needs this table")
+        name = "" if pruning is None or is_dotted(pruning.method) else pruning.method
+        if train is None and name and issubclass(criterion_named(name), LiveCriterion):
+            raise ValueError(f"missing; the method {name!r} is gathered in training, so it needs this table")
         return train
 
     def to_toml(self) -> str:
