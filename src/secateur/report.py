@@ -3,12 +3,16 @@
 Nothing here measures or prints; `secateur.profiling` fills these in and `secateur.reporting` renders them.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from secateur.errors import BadFile
 from secateur.masks import Masks
 
 __all__ = ["Latency", "LayerProfile", "Profile", "Pruned", "Report"]
@@ -25,10 +29,22 @@ class Latency:
     threads: int
     device: str = "cpu"
 
+    def overlaps(self, other: "Latency") -> bool:
+        """Whether the middle halves of the two measurements share any time: then the difference is within noise."""
+        return self.low_ms <= other.high_ms and other.low_ms <= self.high_ms
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """One layer. ``macs`` and ``nonzero_macs`` are ``None`` where no example was run."""
+    """One module that holds parameters itself, or multiplies itself.
+
+    Args:
+        name: its path in the model ("" for the model itself).
+        kind: its class.
+        shape: of its largest weight; () if it has none.
+        params, nonzeros: its own parameters; a tied weight counts where it comes first.
+        macs, nonzero_macs: ``None`` where no example was run.
+    """
 
     name: str
     kind: str
@@ -55,6 +71,8 @@ class Profile:
             file after gzip. All in bytes.
         score: what ``Task.evaluate`` said; larger is better.
         uncounted: operations that may multiply but have no rule, named with their module; their MACs are missing above.
+        inputs: the example that MACs and latency are for, in words.
+        notes: what was not measured and how to have it measured.
     """
 
     model: str
@@ -69,11 +87,26 @@ class Profile:
     latency: Latency | None = None
     score: float | None = None
     uncounted: tuple[str, ...] = ()
+    inputs: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def sparsity(self) -> float:
         """The fraction of all parameters that is exactly zero."""
         return 1 - self.nonzeros / self.params if self.params else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile as plain JSON-ready values."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Profile":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BadFile: a field is missing or of the wrong type.
+        """
+        return _read(cls, data)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +128,31 @@ class Report:
     controls: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON-ready values."""
-        return asdict(self)
+        """The report as plain JSON-ready values: every number is finite, whatever is not plain is spelled out as text."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+    def to_json(self) -> str:
+        """The report as JSON text; `from_dict` of it gives the report again."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Report":
+        """Read what `to_dict` wrote; fields that a later version added are passed over.
+
+        Raises:
+            BadFile: a field is missing or of the wrong type.
+
+        >>> small = Profile(model="Net", params=10, nonzeros=4)
+        >>> report = Report(before=small, after=small, notes=("a",))
+        >>> Report.from_dict(json.loads(report.to_json())) == report
+        True
+        """
+        return _read(cls, data)  # type: ignore[no-any-return]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All notes, those of both profiles included, each once."""
+        return tuple(dict.fromkeys((*self.notes, *self.before.notes, *self.after.notes)))
 
     def __str__(self) -> str:
         from secateur.reporting.terminal import render_text  # a door: rendering stands above values
@@ -111,3 +167,25 @@ class Pruned:
     model: nn.Module
     masks: Masks
     report: Report
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
+
+
+def _read(kind: type[Any], data: Mapping[str, Any]) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top"
+        raise BadFile(
+            f"this is not a {kind.__name__.lower()} that Secateur wrote: at {where}, {first['msg'].lower()} "
+            f"({error.error_count()} such problems); write it with to_dict() or to_json()"
+        ) from error
