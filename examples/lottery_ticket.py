@@ -1,6 +1,6 @@
 """The lottery ticket: prune, rewind to the initial weights, train again; is the ticket better than a random one?
 
-    python examples/lottery_ticket.py
+python examples/lottery_ticket.py
 """
 
 import copy
@@ -24,4 +24,6 @@ for criterion in ("magnitude", "random"):
         task=task,
         on_round=lambda number, masks: print(f"  round {number}: {masks.sparsity:.1%} removed"),
     )
-    print(f"{criterion}: {task.evaluate(ticket.model):.1f} % with {ticket.masks.kept:,} of {ticket.masks.total:,} weights")
+    print(
+        f"{criterion}: {task.evaluate(ticket.model):.1f} % with {ticket.masks.kept:,} of {ticket.masks.total:,} weights"
+    )

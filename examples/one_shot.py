@@ -1,6 +1,6 @@
 """One-shot pruning, honestly: the same sparsity by four rules for "how much where", beside a random control.
 
-    python examples/one_shot.py
+python examples/one_shot.py
 """
 
 import torch

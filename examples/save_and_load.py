@@ -1,6 +1,6 @@
 """Keep a pruned model: one safetensors file, no pickle, smaller than gzip, loaded back into the original class bit for bit.
 
-    python examples/save_and_load.py
+python examples/save_and_load.py
 """
 
 import tempfile
@@ -30,4 +30,6 @@ for sparsity, granularity in ((0.5, "unstructured"), (None, "2:4"), (0.9, "unstr
     again = sc.load(file, fresh)
     same = all(torch.equal(a, b) for a, b in zip(pruned.model.parameters(), again.parameters(), strict=True))
     size = file.stat().st_size
-    print(f"{granularity:>12}, {pruned.masks.sparsity:.0%} removed: {size:7,} bytes, {dense / size:4.1f}x smaller, equal: {same}")
+    print(
+        f"{granularity:>12}, {pruned.masks.sparsity:.0%} removed: {size:7,} bytes, {dense / size:4.1f}x smaller, equal: {same}"
+    )

@@ -10,7 +10,11 @@ from secateur.planning import plan
 from secateur.scores import Scores
 
 
-@given(st.integers(0, 999), st.sampled_from(["unstructured", "row", "filter", "kernel", "block:2x2"]), st.sampled_from(["global", "layer", "erk", "lamp"]))
+@given(
+    st.integers(0, 999),
+    st.sampled_from(["unstructured", "row", "filter", "kernel", "block:2x2"]),
+    st.sampled_from(["global", "layer", "erk", "lamp"]),
+)
 def test_what_is_removed_stays_removed_and_counts_stay_exact(seed, granularity, scope):
     generator = torch.Generator().manual_seed(seed)
     shapes = {"a": (8, 4, 3), "b": (6, 8)}
@@ -30,7 +34,9 @@ def test_what_is_removed_stays_removed_and_counts_stay_exact(seed, granularity, 
 
 def test_by_hand():
     scores = Scores({"w": torch.tensor([5.0, 1.0, -9.0, 2.0])})  # the first weight was removed and would come back
-    half = plan(Scores({"w": torch.tensor([0.0, 1.0, 2.0, 3.0])}), granularity_of("unstructured"), allocation_of("layer", 0.25))
+    half = plan(
+        Scores({"w": torch.tensor([0.0, 1.0, 2.0, 3.0])}), granularity_of("unstructured"), allocation_of("layer", 0.25)
+    )
     later = plan(scores, granularity_of("unstructured"), allocation_of("layer", 0.5), within=half)
     assert later["w"].tolist() == [False, True, False, True]
 

@@ -162,7 +162,9 @@ inputs = st.builds(
     st.lists(st.integers(1, 300), min_size=1, max_size=5),
     st.sampled_from(["", ":int64", ":bfloat16", ":bool"]),
 )
-scalars = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), texts)
+scalars = st.one_of(
+    st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), texts
+)
 
 
 def table(required, optional):
@@ -185,7 +187,11 @@ prune_tables = table(
 )
 schedules = st.one_of(
     st.fixed_dictionaries(
-        {"name": st.sampled_from(["polynomial", "linear"]), "begin_step": st.integers(0, 50), "end_step": st.integers(51, 10**9)},
+        {
+            "name": st.sampled_from(["polynomial", "linear"]),
+            "begin_step": st.integers(0, 50),
+            "end_step": st.integers(51, 10**9),
+        },
         optional={"frequency": st.integers(1, 1000), "initial_sparsity": fractions},
     ),
     st.fixed_dictionaries({"name": st.just("constant")}, optional={"begin_step": st.integers(0, 50)}),
@@ -200,12 +206,21 @@ train_tables = table(
     },
 )
 recipes = table(
-    {"model": table({"path": dotted_paths}, {"weights": texts, "example_inputs": st.lists(inputs, max_size=3)}), "prune": prune_tables},
     {
-        "task": st.fixed_dictionaries({"loss": dotted_paths}, optional={"batches": dotted_paths, "evaluate": dotted_paths}),
+        "model": table({"path": dotted_paths}, {"weights": texts, "example_inputs": st.lists(inputs, max_size=3)}),
+        "prune": prune_tables,
+    },
+    {
+        "task": st.fixed_dictionaries(
+            {"loss": dotted_paths}, optional={"batches": dotted_paths, "evaluate": dotted_paths}
+        ),
         "output": table({}, {"model": texts, "report": texts, "html": texts}),
     },
-).flatmap(lambda data: st.just(data) | train_tables.map(lambda train: data | {"train": train}) if "task" in data else st.just(data))
+).flatmap(
+    lambda data: (
+        st.just(data) | train_tables.map(lambda train: data | {"train": train}) if "task" in data else st.just(data)
+    )
+)
 
 
 @given(recipes)
@@ -287,7 +302,9 @@ evaluate = "recipe_nets:evaluate"
 """
 
 
-@pytest.mark.parametrize("extra", ["", 'method = "taylor"\n', 'method = "random"\nseed = 3\n', "recalibrate = true\n", "options.p = 2\n"])
+@pytest.mark.parametrize(
+    "extra", ["", 'method = "taylor"\n', 'method = "random"\nseed = 3\n', "recalibrate = true\n", "options.p = 2\n"]
+)
 def test_one_shot(nets, extra):
     pruned = run(parse(BASE + "sparsity = 0.5\n" + extra))
     assert (pruned.masks.kept, pruned.masks.total) == (36, 72)  # 6*8 + 8*3 weights

@@ -5,6 +5,7 @@ survive training, does the file load into the original class bit for bit, and di
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Batches:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.size)
+        return math.ceil(len(self.images) / self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.images), generator=self._generator)
@@ -75,10 +76,14 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise NeedsPackage("the digits come with scikit-learn, which is missing: pip install 'secateur[demo]'") from error
+        raise NeedsPackage(
+            "the digits come with scikit-learn, which is missing: pip install 'secateur[demo]'"
+        ) from error
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
-    train_images, test_images = (torch.tensor(part, dtype=torch.float32).div(16).view(-1, 1, 8, 8) for part in parts[:2])
+    train_images, test_images = (
+        torch.tensor(part, dtype=torch.float32).div(16).view(-1, 1, 8, 8) for part in parts[:2]
+    )
     train_labels, test_labels = (torch.tensor(part, dtype=torch.int64) for part in parts[2:])
     return train_images, train_labels, test_images, test_labels
 
@@ -103,7 +108,13 @@ def digits_task(*, seed: int = 0) -> Task:
     return Task(Batches(train_images, train_labels, seed=seed), loss=loss_of, evaluate=accuracy)
 
 
-def fit(model: nn.Module, task: Task, *, epochs: int, after_step: Callable[[nn.Module, torch.optim.Optimizer], object] | None = None) -> None:
+def fit(
+    model: nn.Module,
+    task: Task,
+    *,
+    epochs: int,
+    after_step: Callable[[nn.Module, torch.optim.Optimizer], object] | None = None,
+) -> None:
     """Train ``model`` in place with AdamW on the task's batches."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     model.train()

@@ -4,7 +4,6 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -42,14 +41,18 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001  the shape typer asks for
+def _version(wanted: bool) -> None:
     if wanted:
         print(f"secateur {secateur.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:  # noqa: FBT002
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Prune PyTorch models and make the pruning pay."""
 
 

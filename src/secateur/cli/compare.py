@@ -19,14 +19,17 @@ __all__ = ["command"]
 
 def command(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="Dotted path to a model.")],
-    after: Annotated[str, typer.Argument(metavar="AFTER", help="Another dotted path, or a file of weights for BEFORE's class.")],
+    after: Annotated[
+        str, typer.Argument(metavar="AFTER", help="Another dotted path, or a file of weights for BEFORE's class.")
+    ],
+    *,
     inputs: Inputs = None,
     weights: Weights = None,
     evaluate: Evaluate = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the receipt as a page, too.")] = None,
     force: Force = False,
     as_json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Compare two models: parameters, bytes, MACs, latency, quality. --weights are those of BEFORE."""
     refuse_foreign([html], force=force)

@@ -14,12 +14,15 @@ __all__ = ["command"]
 
 
 def command(
-    folder: Annotated[Path, typer.Option("--output", "-o", help="Where the model and the page go.")] = Path("demo-output"),
+    *,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Where the model and the page go.")] = Path(
+        "demo-output"
+    ),
     sparsity: Annotated[float, typer.Option(help="The fraction removed.")] = 0.9,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the digits, dense and again gradual.")] = 12,
     seed: Annotated[int, typer.Option(help="For weights and shuffling.")] = 0,
     as_json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Train a small convnet on scikit-learn's digits, prune it both ways, save, load, measure, write a page."""
     with progress_bar() as tick:
@@ -56,7 +59,7 @@ def _facts(demo: Demo) -> list[str]:
     ]
 
 
-def _yes(fact: bool) -> str:  # noqa: FBT001
+def _yes(fact: bool) -> str:
     return "yes" if fact else "NO"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from secateur.errors import BadRecipe
 from secateur.storage import is_ours as is_packed
 
-__all__ = ["refuse_foreign", "written_by_us", "write_text"]
+__all__ = ["refuse_foreign", "write_text", "written_by_us"]
 
 _PAGE_MARK = b'content="secateur'
 _LOOK = 1 << 16
@@ -28,7 +28,9 @@ def refuse_foreign(paths: Iterable[Path | None], *, force: bool) -> None:
         elif path.is_dir():
             lines.append(f"{path}: this is a folder; name a file in it")
         elif path.exists() and not force and not written_by_us(path):
-            lines.append(f"{path} exists and was not written by Secateur; choose another name, or pass --force to replace it")
+            lines.append(
+                f"{path} exists and was not written by Secateur; choose another name, or pass --force to replace it"
+            )
     if lines:
         raise BadRecipe("\n".join(lines))
 

@@ -7,13 +7,27 @@ import typer
 
 __all__ = ["Debug", "Evaluate", "Force", "Inputs", "Json", "Target", "Weights"]
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")
+]
 Debug: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace output files that Secateur did not write.")]
-Target: TypeAlias = Annotated[str, typer.Argument(metavar="MODEL", help="Dotted path to a model or a function that returns one: mypkg.nets:make.")]
+Target: TypeAlias = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Dotted path to a model or a function that returns one: mypkg.nets:make.")
+]
 Inputs: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--input", "-i", metavar="SHAPE", help="Example input, e.g. 1x3x224x224 or 1x128:int64; repeat for several. Or a dotted path."),
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="SHAPE",
+        help="Example input, e.g. 1x3x224x224 or 1x128:int64; repeat for several. Or a dotted path.",
+    ),
 ]
-Weights: TypeAlias = Annotated[Path | None, typer.Option("--weights", help="Trained weights: safetensors, or a state_dict saved by torch.")]
-Evaluate: TypeAlias = Annotated[str | None, typer.Option("--evaluate", metavar="PATH", help="Dotted path to evaluate(model) -> float, larger is better.")]
+Weights: TypeAlias = Annotated[
+    Path | None, typer.Option("--weights", help="Trained weights: safetensors, or a state_dict saved by torch.")
+]
+Evaluate: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--evaluate", metavar="PATH", help="Dotted path to evaluate(model) -> float, larger is better."),
+]

@@ -14,11 +14,12 @@ __all__ = ["command"]
 
 def command(
     target: Target,
+    *,
     inputs: Inputs = None,
     weights: Weights = None,
     evaluate: Evaluate = None,
     as_json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Count parameters, non-zeros, bytes and, with --input, MACs and latency of a model."""
     task = Task(evaluate=dotted(evaluate)) if evaluate else None

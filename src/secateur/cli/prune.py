@@ -22,7 +22,7 @@ def command(
     check: Annotated[bool, typer.Option("--check", help="Only validate the recipe; nothing runs.")] = False,
     force: Force = False,
     as_json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Prune a model as a recipe says, print the receipt, write what [output] names."""
     plan = load(recipe)
@@ -36,7 +36,12 @@ def command(
     with progress_bar() as tick:
         pruned = run(plan, lambda done, total, now: tick(f"training, {now:.1%} removed", done, total))
     written = _write(pruned, plan)
-    values = {"report": pruned.report.to_dict(), "kept": pruned.masks.kept, "total": pruned.masks.total, "written": written}
+    values = {
+        "report": pruned.report.to_dict(),
+        "kept": pruned.masks.kept,
+        "total": pruned.masks.total,
+        "written": written,
+    }
     if as_json:
         print_json("prune", values)
     else:

@@ -1,8 +1,8 @@
 """Recipes: pruning without writing Python. A TOML file with hyper-parameters, and dotted paths to your model and data.
 
-    load     read a file, check everything, report every mistake at once
-    Recipe   the values; ``Recipe.from_toml(recipe.to_toml()) == recipe``
-    run      model in, ``Pruned`` out
+load     read a file, check everything, report every mistake at once
+Recipe   the values; ``Recipe.from_toml(recipe.to_toml()) == recipe``
+run      model in, ``Pruned`` out
 """
 
 from secateur.recipe.inputs import example_inputs_of

@@ -35,12 +35,16 @@ def check_input(text: str) -> str:
     if found is None:
         if is_dotted(text):
             return text
-        raise BadRecipe(f"{text!r} is no input: write a shape such as 1x3x224x224 or 1x128:int64, or package.module:name")
+        raise BadRecipe(
+            f"{text!r} is no input: write a shape such as 1x3x224x224 or 1x128:int64, or package.module:name"
+        )
     if 0 in _sizes(found):
         raise BadRecipe(f"{text!r} has a size of zero")
     name = found["dtype"]
     if name and not isinstance(getattr(torch, name, None), torch.dtype):
-        raise BadRecipe(f"{text!r}: torch has no dtype {name!r}; there are float32, float16, bfloat16, int64, int32, bool, ...")
+        raise BadRecipe(
+            f"{text!r}: torch has no dtype {name!r}; there are float32, float16, bfloat16, int64, int32, bool, ..."
+        )
     return text
 
 

@@ -31,12 +31,12 @@ _TABLES: dict[str, type[BaseModel]] = {
 
 
 def parse(text: str) -> Recipe:
-    """Read a recipe from TOML text; nothing of the user's is imported or opened.
+    r"""Read a recipe from TOML text; nothing of the user's is imported or opened.
 
     Raises:
         BadRecipe: every mistake, one line each, with the key's path.
 
-    >>> parse('[model]\\npath = "nets:make"\\n[prune]\\nsparsity = 90\\nmethd = "random"')
+    >>> parse('[model]\npath = "nets:make"\n[prune]\nsparsity = 90\nmethd = "random"')
     Traceback (most recent call last):
     secateur.errors.BadRecipe: prune.sparsity: ... for 90 % write 0.9
     prune.methd: unknown key; did you mean 'method'? (there are: method, ...)

@@ -20,8 +20,8 @@ from secateur.recipe.inputs import example_inputs_of
 from secateur.recipe.options import schedule_named
 from secateur.recipe.schema import Recipe, TaskSection, TrainSection
 from secateur.report import Pruned
-from secateur.storage import load as load_packed
 from secateur.storage import is_ours
+from secateur.storage import load as load_packed
 from secateur.task import Task
 
 __all__ = ["Progress", "build_task", "run", "trained_model"]
@@ -63,7 +63,9 @@ def trained_model(path: str, weights: str | None = None) -> nn.Module:
     if callable(made) and not isinstance(made, nn.Module):
         made = made()
     if not isinstance(made, nn.Module):
-        raise BadRecipe(f"{path!r} gives {type(made).__name__}; it has to be an nn.Module or a function that returns one")
+        raise BadRecipe(
+            f"{path!r} gives {type(made).__name__}; it has to be an nn.Module or a function that returns one"
+        )
     return _with_weights(made, Path(weights)) if weights else made
 
 
@@ -118,12 +120,25 @@ def _gradual(
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         work = method.start(model, optimizer, total_steps=total, task=task, example_inputs=inputs)
-        _train(work, optimizer, source, epochs=training.epochs, loss=task.needs_loss("training"), report=_teller(progress, total))
+        _train(
+            work,
+            optimizer,
+            source,
+            epochs=training.epochs,
+            loss=task.needs_loss("training"),
+            report=_teller(progress, total),
+        )
     return work.finish()
 
 
 def _train(
-    work: GradualRun, optimizer: Any, source: Any, *, epochs: int, loss: Callable[..., Any], report: Callable[[GradualRun], object]
+    work: GradualRun,
+    optimizer: Any,
+    source: Any,
+    *,
+    epochs: int,
+    loss: Callable[..., Any],
+    report: Callable[[GradualRun], object],
 ) -> None:
     with _training(work.model):
         for _ in range(epochs):

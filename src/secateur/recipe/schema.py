@@ -12,7 +12,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from secateur.counting import check_sparsity
 from secateur.protocols import LiveCriterion
 from secateur.recipe.inputs import check_input, is_dotted
-from secateur.recipe.options import check_build, check_scope, criterion_named, pattern_named, pattern_sparsity, schedule_named
+from secateur.recipe.options import (
+    check_build,
+    check_scope,
+    criterion_named,
+    pattern_named,
+    pattern_sparsity,
+    schedule_named,
+)
 
 __all__ = ["ModelSection", "OutputSection", "PruneSection", "Recipe", "TaskSection", "TrainSection"]
 
@@ -105,7 +112,9 @@ class PruneSection(_Table):
         if sparsity is None and fixed is None and "granularity" in info.data:
             raise ValueError("missing; write the fraction that is removed, e.g. sparsity = 0.9")
         if sparsity is not None and fixed is not None and abs(sparsity - fixed) > 1e-9:
-            raise ValueError(f"the granularity {info.data['granularity']!r} removes {fixed:g}; leave sparsity out or write {fixed:g}")
+            raise ValueError(
+                f"the granularity {info.data['granularity']!r} removes {fixed:g}; leave sparsity out or write {fixed:g}"
+            )
         return sparsity
 
     @field_validator("options")

@@ -73,6 +73,14 @@ def _said(
 
 
 def _shown(value: object) -> str:
-    words = {str: "the text", bool: "", int: "the number", float: "the number", dict: "the table", list: "the list", tuple: "the list"}
+    words = {
+        str: "the text",
+        bool: "",
+        int: "the number",
+        float: "the number",
+        dict: "the table",
+        list: "the list",
+        tuple: "the list",
+    }
     shown = str(value).lower() if isinstance(value, bool) else repr(value)
     return f"{words.get(type(value), type(value).__name__)} {shown}".strip()
