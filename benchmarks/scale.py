@@ -2,7 +2,7 @@
 
 Every measurement runs in a process of its own, so its peak resident memory is that of this plan alone: the weights are made,
 the memory is noted, the plan is timed, and the high-water mark is read. ``memory_ratio`` is (weights + what planning added at
-its peak, masks included) / weights.
+its peak, masks included) / weights. ``cpu_seconds`` is the processor time of the same runs, for machines that have other work.
 
     python -m benchmarks.scale --sizes 1e7 1e8 3e8 1e9
 """
@@ -85,11 +85,12 @@ def measure_here(planner: str, total: int, split: str, threads: int, repeats: in
     PLANNERS[planner]({"warm": torch.randn(1000, 100)})
     weights = make_weights(total, split)
     size = sum(weight.nbytes for weight in weights.values())
-    before, seconds = high_water_bytes(), []
+    before, seconds, cpu_seconds = high_water_bytes(), [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         kept = PLANNERS[planner](weights)
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
     count = size // 4
     return {
         "planner": planner,
@@ -99,6 +100,7 @@ def measure_here(planner: str, total: int, split: str, threads: int, repeats: in
         "threads": threads,
         "seconds": statistics.median(seconds),
         "all_seconds": seconds,
+        "cpu_seconds": statistics.median(cpu_seconds),
         "memory_ratio": (size + high_water_bytes() - before) / size,
         "process_peak_over_weights": high_water_bytes() / size,
         "kept": kept,
