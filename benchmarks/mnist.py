@@ -22,6 +22,7 @@ from benchmarks import nets
 from benchmarks.data import Split, load_mnist
 from benchmarks.record import gzip_bytes, options, plain_bytes, record
 from benchmarks.training import accuracy, train
+from secateur.storage import save
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FREQUENCY = 50  # steps between mask updates
@@ -106,7 +107,7 @@ def packed_bytes(pruned: sc.Pruned) -> int:
     """The size of the file that ``sc.save`` writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        sc.save(pruned, path)
+        save(pruned, path)
         return path.stat().st_size
 
 
