@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.errors import WrongModel
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.macs import Macs, count_macs, count_nonzeros, holder_of
+from secateur.packing import packed_nbytes
 from secateur.report import LayerProfile, Profile, Pruned, Report
 from secateur.task import Task
 from secateur.timing import measure, using_threads
@@ -179,15 +180,15 @@ def _bytes(model: nn.Module, gzip: bool | None, notes: list[str]) -> dict[str, i
             f"gzip was not tried on {dense / 1e6:,.0f} MB (about {dense / 2e7:,.0f} s): ask for it with gzip=True"
         )
     zipped = gzip_nbytes(named) if gzip or (gzip is None and dense <= GZIP_LIMIT) else None
-    return {"dense_bytes": dense, "gzip_bytes": zipped, "packed_bytes": _packed(named)}
+    return {"dense_bytes": dense, "gzip_bytes": zipped, "packed_bytes": _packed(named, notes)}
 
 
-def _packed(named: Mapping[str, Tensor]) -> int | None:
+def _packed(named: Mapping[str, Tensor], notes: list[str]) -> int | None:
     try:
-        from secateur.packing import packed_nbytes
-    except ImportError:
+        return packed_nbytes(named)
+    except WrongModel as error:
+        notes.append(f"The file that sc.save would write was not sized: {error}")
         return None
-    return packed_nbytes(named)
 
 
 def _score(model: nn.Module, task: Task | None) -> float | None:

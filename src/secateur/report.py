@@ -108,6 +108,11 @@ class Profile:
         """
         return _read(cls, data)  # type: ignore[no-any-return]
 
+    def __str__(self) -> str:
+        from secateur.reporting.terminal import render_text  # a door: rendering stands above values
+
+        return render_text(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:

@@ -54,8 +54,8 @@ def stored_once(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def dense_nbytes(named: Mapping[str, Tensor]) -> int:
     """The size of the plain safetensors file in bytes.
 
-    >>> dense_nbytes({"weight": torch.zeros(10, 10)})  # 8 + 64 of header + 400
-    472
+    >>> dense_nbytes({"weight": torch.zeros(10, 10)})  # 8 bytes, 72 of header, 400 of weights
+    480
     """
     once = stored_once(named)
     return len(_header(once)) + sum(tensor.numel() * tensor.element_size() for tensor in once.values())

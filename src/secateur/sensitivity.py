@@ -1,0 +1,208 @@
+"""Sensitivity analysis: how much each layer bears when it alone is pruned.
+
+One working copy of the model serves all points: a layer is masked, the model is scored, and the exact weights are put back, NaN
+and signed zeros included. The criterion is asked once, about the dense model.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from secateur.allocations.sensitive import Sensitive
+from secateur.allocations.uniform import Uniform
+from secateur.counting import check_sparsity
+from secateur.errors import BadFile, UnknownName
+from secateur.examples import leaving_no_trace
+from secateur.masks import Masks
+from secateur.names import build, find, granularity_of
+from secateur.planning import plan
+from secateur.protocols import Criterion, Granularity
+from secateur.scores import Scores
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["Curve", "Sensitivity", "sensitivity"]
+
+Metric: TypeAlias = Literal["evaluate", "loss"]
+Curve: TypeAlias = tuple[tuple[float, float], ...]
+SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What pruning each layer alone does.
+
+    Args:
+        curves: parameter name to ``(sparsity, score)`` points, in rising sparsity; the sparsity is the one really reached.
+        dense: the score with nothing removed.
+        metric: "evaluate" (larger is better) or "loss" (smaller is better).
+        method, granularity: how weights were chosen.
+        sizes: how many weights each parameter has.
+    """
+
+    curves: Mapping[str, Curve]
+    dense: float
+    metric: Metric = "evaluate"
+    method: str = "magnitude"
+    granularity: str = "unstructured"
+    sizes: Mapping[str, int]
+
+    @property
+    def label(self) -> str:
+        """What the scores are, for an axis."""
+        return "score" if self.metric == "evaluate" else "loss"
+
+    def harm(self, name: str) -> Curve:
+        """How much worse each point of ``name`` is than the dense model; positive is worse, whatever the metric."""
+        sign = 1 if self.metric == "loss" else -1
+        return tuple((sparsity, sign * (score - self.dense)) for sparsity, score in self.curves[name])
+
+    def allocation(self, sparsity: float, *, min_kept: int = 0) -> Sensitive:
+        """The allocation that these curves predict to do least harm at ``sparsity`` in total."""
+        harms = tuple((name, self.harm(name)) for name in self.curves)
+        return Sensitive(sparsity=sparsity, harms=harms, min_kept=min_kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values; a score that is not finite becomes text."""
+        plain = asdict(self)
+        plain["curves"] = {name: [[s, _finite(v)] for s, v in points] for name, points in self.curves.items()}
+        return plain | {"dense": _finite(self.dense)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Sensitivity":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BadFile: a field is missing or of the wrong type.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadFile(f"these are no sensitivity curves that Secateur wrote: at {where}, {first['msg']}") from error
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw all curves to ``path``; its ending (svg, png, pdf) says how."""
+        from secateur.reporting.drawing import save_curves  # a door: drawing stands above values
+
+        return save_curves(self, path)
+
+    def __str__(self) -> str:
+        from secateur.reporting.terminal import render_text
+
+        return render_text(self)
+
+
+def sensitivity(
+    model: nn.Module,
+    task: Task,
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    granularity: str | Granularity = "unstructured",
+    method: str | Criterion = "magnitude",
+    ignore: Ignore | Iterable[Ignore] = (),
+    metric: Metric = "evaluate",
+    on_progress: Callable[[int, int, str], object] | None = None,
+) -> Sensitivity:
+    """Prune each layer alone at each sparsity and score the model; the model is not touched.
+
+    Args:
+        model: a trained model.
+        task: ``evaluate`` for the metric "evaluate"; ``batches`` and ``loss`` for "loss", and for criteria that need data.
+        sparsities: fractions removed; a granularity with a quota (N:M) has only its own.
+        granularity: what leaves together.
+        method: the criterion, by name or as an object.
+        ignore: layers to leave out; see `find_targets`.
+        metric: what to measure. The loss is the finer instrument: an accuracy that is already at chance cannot fall further.
+        on_progress: called with (points done, points in all, layer) before each point, for progress bars.
+
+    Raises:
+        NeedsTask: the task lacks what the metric or the criterion needs.
+        BadSparsity, UnknownName, NothingToPrune: as for pruning.
+
+    >>> layer = nn.Linear(4, 1, bias=False)
+    >>> _ = nn.init.ones_(layer.weight)
+    >>> task = Task(evaluate=lambda model: float(model(torch.ones(4))))  # with half its weights, half the output
+    >>> sensitivity(layer, task, sparsities=[0.5]).curves
+    {'weight': ((0.5, 2.0),)}
+    """
+    pattern = granularity_of(granularity)
+    steps = sorted({check_sparsity(s) for s in sparsities}) if pattern.quota is None else [0.0]
+    measure = _measure(task, metric)
+    targets = find_targets(model, ignore=ignore)
+    work = copy.deepcopy(model)
+    criterion = build(find("criteria", method), {}, method) if isinstance(method, str) else method
+    scores = replace(criterion(work, targets, task), facts=targets)
+    parameters, dense, curves = dict(work.named_parameters()), measure(work), {}
+    for place, name in enumerate(targets):
+        points = []
+        for offset, step in enumerate(steps):
+            if on_progress:
+                on_progress(place * len(steps) + offset, len(targets) * len(steps), name)
+            mask = _plan_alone(scores, name, pattern, step)
+            with _masked(work, mask):
+                points.append((mask.sparsity, measure(work)))
+        curves[name] = tuple(points)
+    return Sensitivity(
+        curves=curves,
+        dense=dense,
+        metric=metric,
+        method=method if isinstance(method, str) else repr(method),
+        granularity=granularity if isinstance(granularity, str) else repr(granularity),
+        sizes={name: parameters[name].numel() for name in targets},
+    )
+
+
+def _plan_alone(scores: Scores, name: str, pattern: Granularity, step: float) -> Masks:
+    alone = replace(scores, values={name: scores.values[name]})
+    return plan(alone, pattern, Uniform(sparsity=step) if pattern.quota is None else None)
+
+
+@contextmanager
+def _masked(model: nn.Module, masks: Masks) -> Iterator[None]:
+    """Mask for a while; afterwards every bit is as it was."""
+    parameters = {name: model.get_parameter(name) for name in masks}
+    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    masks.apply_(model)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name])
+
+
+def _measure(task: Task, metric: Metric) -> Callable[[nn.Module], float]:
+    if metric == "evaluate":
+        evaluate = task.needs_evaluate("sensitivity(metric='evaluate')")
+    elif metric == "loss":
+        evaluate = partial(_mean_loss, task)
+        task.needs_loss("sensitivity(metric='loss')")
+    else:
+        raise UnknownName(f"metric={metric!r} is neither 'evaluate' nor 'loss'")
+
+    def measure(model: nn.Module) -> float:
+        with leaving_no_trace(model):
+            return float(evaluate(model))
+
+    return measure
+
+
+def _mean_loss(task: Task, model: nn.Module) -> float:
+    loss = task.needs_loss("sensitivity(metric='loss')")
+    values = [float(loss(model, batch)) for batch in task.each_batch("sensitivity(metric='loss')")]
+    return sum(values) / len(values)
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
