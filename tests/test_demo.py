@@ -20,6 +20,7 @@ def test_what_it_shows(demo):
     assert found.dense_score > 95
     assert found.gradual.report.after.score > found.dense_score - 4  # at 90 %, after half the usual training
     assert found.gradual.masks.kept == round(0.1 * found.gradual.masks.total)
+    assert found.gradual.report.after.score > found.gradual.report.controls["random weights, trained alike"]
     assert found.zeros_held
     assert found.loaded_equal
 
@@ -42,7 +43,7 @@ def test_the_file_is_small_and_the_page_needs_nothing_else(demo):
 def test_progress_is_told_to_the_end(demo):
     _, told = demo
     last = {text.partition(",")[0]: (done, total) for text, done, total in told}
-    assert len(last) == 3
+    assert len(last) == 4
     assert all(done == total for done, total in last.values())
 
 

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from secateur.errors import NeedsPackage
 from secateur.methods.gradual import Gradual
+from secateur.profiling import compare
 from secateur.pruning import prune
-from secateur.report import Pruned
+from secateur.report import Pruned, Report
 from secateur.schedules.polynomial import PolynomialDecay
 from secateur.storage import load, save
 from secateur.task import Task
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Demo", "DigitsNet", "Row", "digits", "digits_task", "fit", "run_demo"]
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+_EXAMPLE = torch.zeros(1, 1, 8, 8)
 Say = Callable[[str, int, int], object]
 """Called as ``say(what happens, steps done, steps in all)``."""
 
@@ -184,6 +186,8 @@ def run_demo(folder: Path, *, sparsity: float = 0.9, epochs: int = 12, seed: int
         _train_dense(model, task, epochs, say)
         rows = _one_shot(model, task, SPARSITIES, say)
         gradual = _gradual(model, task, sparsity=sparsity, epochs=epochs, say=say)
+        control = _gradual(model, task, sparsity=sparsity, epochs=epochs, say=say, criterion="random")
+    gradual = replace(gradual, report=_side_by_side(model, gradual, control, task))
     folder.mkdir(parents=True, exist_ok=True)
     model_file, page = folder / "digits.safetensors", folder / "receipt.html"
     save(gradual, model_file)
@@ -194,7 +198,7 @@ def run_demo(folder: Path, *, sparsity: float = 0.9, epochs: int = 12, seed: int
         gradual=gradual,
         model_file=model_file,
         page=page,
-        loaded_equal=_same(load(model_file, DigitsNet()), gradual.model),
+        loaded_equal=_same(load(model_file, DigitsNet()).model, gradual.model),
         zeros_held=all(not gradual.model.get_parameter(n)[~m].any() for n, m in gradual.masks.items()),
         seconds=time.perf_counter() - started,
     )
@@ -215,14 +219,24 @@ def _one_shot(model: nn.Module, task: Task, sparsities: "Sequence[float]", say: 
     return tuple(rows)
 
 
-def _gradual(model: nn.Module, task: Task, *, sparsity: float, epochs: int, say: Say) -> Pruned:
+def _side_by_side(dense: nn.Module, gradual: Pruned, control: Pruned, task: Task) -> Report:
+    """Measure both models in turns, so that their latencies saw the same machine, and put the control beside them."""
+    measured = compare(
+        dense, gradual.model, _EXAMPLE, task=task, method=gradual.report.method, settings=gradual.report.settings
+    )
+    score = control.report.after.score
+    return replace(measured, controls={"random weights, trained alike": score} if score is not None else {})
+
+
+def _gradual(
+    model: nn.Module, task: Task, *, sparsity: float, epochs: int, say: Say, criterion: str = "magnitude"
+) -> Pruned:
     student, steps = copy.deepcopy(model), epochs * _steps(task)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     # Pruning ends after two thirds of the training; the rest lets the survivors settle.
     schedule = PolynomialDecay(begin_step=0, end_step=2 * steps // 3, frequency=10)
-    run = Gradual(sparsity=sparsity, schedule=schedule).start(
-        student, optimizer, total_steps=steps, task=task, example_inputs=torch.zeros(1, 1, 8, 8)
-    )
+    method = Gradual(sparsity=sparsity, schedule=schedule, criterion=criterion)
+    run = method.start(student, optimizer, total_steps=steps, task=task)
     student.train()
     for _ in range(epochs):
         for batch in task.each_batch("training"):
@@ -230,7 +244,7 @@ def _gradual(model: nn.Module, task: Task, *, sparsity: float, epochs: int, say:
             torch.autograd.backward(loss_of(student, batch))
             optimizer.step()
             run.step()
-            say(f"pruning while training, {run.sparsity:.0%} removed", run.steps, steps)
+            say(f"pruning while training ({criterion}), {run.sparsity:.0%} removed", run.steps, steps)
     student.eval()
     return run.finish()
 

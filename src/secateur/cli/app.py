@@ -93,4 +93,6 @@ def _read(error: Exception) -> tuple[Exit, list[str]]:
         return Exit.USAGE, str(error).splitlines()
     if isinstance(error, SecateurError):
         return Exit.ERROR, [" ".join(str(error).split())]
+    if isinstance(error, OSError) and error.filename:
+        return Exit.ERROR, [f"{error.filename}: {error.strerror}"]
     return Exit.ERROR, [f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"]

@@ -7,11 +7,12 @@ import typer
 from torch import nn
 
 from secateur.cli.files import refuse_foreign
-from secateur.cli.options import Debug, Evaluate, Force, Inputs, Json, Weights
+from secateur.cli.options import Debug, Evaluate, Force, Inputs, Json, Threads, Weights
 from secateur.cli.screen import note, print_json, show, working
 from secateur.names import dotted
 from secateur.profiling import compare
 from secateur.recipe import example_inputs_of, trained_model
+from secateur.reporting.terminal import render
 from secateur.task import Task
 
 __all__ = ["command"]
@@ -26,6 +27,7 @@ def command(
     inputs: Inputs = None,
     weights: Weights = None,
     evaluate: Evaluate = None,
+    threads: Threads = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the receipt as a page, too.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -36,7 +38,14 @@ def command(
     task = Task(evaluate=dotted(evaluate)) if evaluate else None
     first, second = trained_model(before, str(weights) if weights else None), _second(before, after)
     with working("measuring"):
-        report = compare(first, second, example_inputs_of(inputs or ()), task=task, method=f"{before} against {after}")
+        report = compare(
+            first,
+            second,
+            example_inputs_of(inputs or ()),
+            task=task,
+            method=f"{before} against {after}",
+            threads=threads,
+        )
     if html:
         from secateur.reporting.html import write
 
@@ -45,7 +54,7 @@ def command(
     if as_json:
         print_json("compare", {"report": report.to_dict()})
     else:
-        show(str(report))
+        show(render(report))
 
 
 def _second(before: str, after: str) -> nn.Module:

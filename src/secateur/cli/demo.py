@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from secateur.cli.options import Debug, Json
 from secateur.cli.screen import print_json, progress_bar, show
 from secateur.demo import Demo, run_demo
+from secateur.reporting.terminal import render
 
 __all__ = ["command"]
 
@@ -30,14 +32,15 @@ def command(
     if as_json:
         print_json("demo", _values(demo))
         return
+    show("One-shot, no retraining: accuracy on 450 test digits, in percent")
     show(_table(demo))
-    show(f"\nPruned while training, {sparsity:.0%} removed. The receipt:\n")
-    show(str(demo.gradual.report))
+    show(f"Pruned while training, {sparsity:.0%} removed. The receipt:\n")
+    show(render(demo.gradual.report))
     show("\n".join(_facts(demo)))
 
 
 def _table(demo: Demo) -> Table:
-    table = Table(title="Pruned in one shot, no retraining: accuracy on 450 test digits, %", title_justify="left")
+    table = Table(box=box.SIMPLE)
     for column in ("removed", "smallest weights", "random weights (control)"):
         table.add_column(column, justify="right")
     table.add_row("nothing", f"{demo.dense_score:.1f}", f"{demo.dense_score:.1f}")

@@ -1,15 +1,13 @@
-"""Output files: whole or not at all, and never over somebody else's work."""
+"""Output files: never over somebody else's work."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from secateur.errors import BadRecipe
 from secateur.storage import is_ours as is_packed
 
-__all__ = ["refuse_foreign", "write_text", "written_by_us"]
+__all__ = ["refuse_foreign", "written_by_us"]
 
 _PAGE_MARK = b'content="secateur'
 _LOOK = 1 << 16
@@ -47,16 +45,3 @@ def written_by_us(path: Path) -> bool:
         return isinstance(found, dict) and "secateur" in found
     with path.open("rb") as file:
         return _PAGE_MARK in file.read(_LOOK).lower()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` first and rename it then, so that no half file is ever seen."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

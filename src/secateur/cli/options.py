@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Debug", "Evaluate", "Force", "Inputs", "Json", "Target", "Weights"]
+__all__ = ["Debug", "Evaluate", "Force", "Inputs", "Json", "Target", "Threads", "Weights"]
 
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")
@@ -30,4 +30,7 @@ Weights: TypeAlias = Annotated[
 Evaluate: TypeAlias = Annotated[
     str | None,
     typer.Option("--evaluate", metavar="PATH", help="Dotted path to evaluate(model) -> float, larger is better."),
+]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads while measuring latency; default: what torch is set to.")
 ]

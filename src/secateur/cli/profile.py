@@ -1,12 +1,11 @@
 """``secateur profile MODEL``: just count."""
 
-from dataclasses import asdict
-
-from secateur.cli.options import Debug, Evaluate, Inputs, Json, Target, Weights
+from secateur.cli.options import Debug, Evaluate, Inputs, Json, Target, Threads, Weights
 from secateur.cli.screen import print_json, show, working
 from secateur.names import dotted
 from secateur.profiling import profile
 from secateur.recipe import example_inputs_of, trained_model
+from secateur.reporting.terminal import render_profile
 from secateur.task import Task
 
 __all__ = ["command"]
@@ -18,6 +17,7 @@ def command(
     inputs: Inputs = None,
     weights: Weights = None,
     evaluate: Evaluate = None,
+    threads: Threads = None,
     as_json: Json = False,
     _debug: Debug = False,
 ) -> None:
@@ -26,8 +26,8 @@ def command(
     example = example_inputs_of(inputs or ())
     model = trained_model(target, str(weights) if weights else None)
     with working("measuring"):
-        found = profile(model, example, task=task)
+        found = profile(model, example, task=task, threads=threads)
     if as_json:
-        print_json("profile", {"profile": asdict(found)})
+        print_json("profile", {"profile": found.to_dict()})
     else:
-        show(str(found))
+        show(render_profile(found))

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.exits import Exit
-from secateur.cli.files import refuse_foreign, write_text
+from secateur.cli.files import refuse_foreign
 from secateur.cli.options import Debug, Force, Json
 from secateur.cli.screen import finite, note, print_json, progress_bar, show, stamped
 from secateur.recipe import Recipe, load, run
 from secateur.report import Pruned
+from secateur.reporting.terminal import render
+from secateur.reporting.writing import write_text
 
 __all__ = ["command"]
 
@@ -45,7 +47,7 @@ def command(
     if as_json:
         print_json("prune", values)
     else:
-        show(str(pruned.report))
+        show(render(pruned.report))
         for what, path in written.items():
             note(f"{what}: {path}")
     if pruned.masks.kept == pruned.masks.total:

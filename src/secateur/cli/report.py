@@ -11,6 +11,8 @@ from secateur.cli.options import Debug, Force, Json
 from secateur.cli.screen import note, print_json, show
 from secateur.errors import BadFile
 from secateur.report import Report
+from secateur.reporting.terminal import render
+from secateur.storage import inspect
 
 __all__ = ["command"]
 
@@ -36,7 +38,7 @@ def command(
     if as_json:
         print_json("report", {"report": report.to_dict()})
     elif not page:
-        show(str(report))
+        show(render(report))
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -45,6 +47,10 @@ def _values(file: Path) -> dict[str, Any]:
     if not isinstance(inner, dict) or "before" not in inner:
         raise BadFile(f"{str(file)!r} holds no receipt; write one with `secateur prune --json` or [output] report")
     return inner
+
+
+def _of_model_file(file: Path) -> dict[str, Any]:
+    return inspect(file).report or {}
 
 
 def _of_json(file: Path) -> dict[str, Any]:

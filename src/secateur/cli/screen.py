@@ -14,12 +14,14 @@ import secateur
 
 __all__ = ["complain", "note", "print_json", "progress_bar", "show", "stamped", "working"]
 
+_PIPE_WIDTH = 100
 Tick = Callable[[str, int, int | None], None]
 
 
 def show(renderable: Any) -> None:
-    """Print a result on stdout; rich draws it as wide as the terminal."""
-    Console(highlight=False, soft_wrap=isinstance(renderable, str), markup=False).print(renderable)
+    """Print a result on stdout: as wide as the terminal, or 100 columns into a pipe."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(highlight=False, soft_wrap=isinstance(renderable, str), markup=False, width=width).print(renderable)
 
 
 def note(text: str) -> None:

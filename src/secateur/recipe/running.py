@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from secateur.errors import BadRecipe
+from secateur.errors import BadRecipe, WrongModel
 from secateur.methods.gradual import Gradual, GradualRun
 from secateur.names import build, dotted, find
 from secateur.profiling import profile
@@ -20,7 +19,6 @@ from secateur.recipe.inputs import example_inputs_of
 from secateur.recipe.options import schedule_named
 from secateur.recipe.schema import Recipe, TaskSection, TrainSection
 from secateur.report import Pruned
-from secateur.storage import is_ours
 from secateur.storage import load as load_packed
 from secateur.task import Task
 
@@ -56,8 +54,9 @@ def trained_model(path: str, weights: str | None = None) -> nn.Module:
     """Build the model that ``path`` names and give it its trained ``weights``.
 
     Raises:
-        BadRecipe: the path gives no module, or the weights do not fit it.
-        BadFile: the weights are damaged, or a pickle that holds more than tensors.
+        BadRecipe: the path gives no module.
+        WrongModel: the weights do not fit it.
+        BadFile: the weights are damaged.
     """
     made = dotted(path)
     if callable(made) and not isinstance(made, nn.Module):
@@ -76,22 +75,16 @@ def build_task(section: TaskSection) -> Task:
 
 
 def _with_weights(model: nn.Module, path: Path) -> nn.Module:
-    if is_ours(path):
-        return load_packed(path, model)
-    state = _state_dict(path)
+    if path.suffix == ".safetensors":
+        return load_packed(path, model).model
+    found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    state: Any = found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else found
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise BadRecipe(f"the weights in {str(path)!r} do not fit {type(model).__name__}: {reason}") from error
+        raise WrongModel(f"the weights in {str(path)!r} do not fit {type(model).__name__}: {reason}") from error
     return model
-
-
-def _state_dict(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    return found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else found
 
 
 def _gradual(
