@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from secateur.report import LayerProfile, Report
 from secateur.reporting import plots
+from secateur.reporting.curves import points_of
 from secateur.reporting.verdict import nothing_removed, verdict
 from secateur.reporting.wording import bytes_of, count, percent, rows_of, shape_of, short, threads_of
 from secateur.reporting.writing import write_text
@@ -54,7 +55,8 @@ def page(report: Report, sensitivity: "Sensitivity | None" = None) -> str:
         narrowed=bool(counted and before.macs and after.macs and after.macs < before.macs),
         most=" (the 40 largest)" if len(after.layers) > 40 else "",
         settings=[(key, str(value)) for key, value in report.settings.items()],
-        metric=sensitivity.metric if sensitivity else "",
+        metric=sensitivity.label if sensitivity else "",
+        points=points_of(sensitivity) if sensitivity else ([], []),
         changes=Markup(plots.changes(report)),
         sparsity=Markup(plots.layer_sparsity(after.layers)) if any(layer.params for layer in after.layers) else "",
         macs=Markup(plots.layer_macs(before.layers, after.layers)) if counted else "",

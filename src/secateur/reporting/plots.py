@@ -103,9 +103,9 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], dense: float, lab
 
 def draw_curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], dense: float, label: str) -> None:
     """Draw the lines of `curves` on ``axes``."""
-    shades = matplotlib.colormaps["turbo"]
+    few, many = matplotlib.colormaps["tab10"], matplotlib.colormaps["turbo"]
     for place, (name, points) in enumerate(lines.items()):
-        shade = shades(0.08 + 0.84 * place / max(1, len(lines) - 1))
+        shade = few(place) if len(lines) <= 10 else many(0.08 + 0.84 * place / (len(lines) - 1))
         found = [(0.0, dense), *((100 * s, score) for s, score in points if math.isfinite(score))]
         xs, ys = zip(*found, strict=True)
         shown = _short_name(name)
@@ -169,10 +169,10 @@ def _short_name(name: str) -> str:
 
 def _drawn(title: str, rows: int, draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(_WIDTH, max(1.4, 0.28 * rows + 0.7)))
+        figure = Figure(figsize=(_WIDTH, max(1.4, 0.27 * rows + 0.7)), layout="constrained")
         draw(figure.add_subplot())
         page = io.StringIO()
-        figure.savefig(page, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(page.getvalue(), title)
 
 

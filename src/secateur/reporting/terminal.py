@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.report import Profile, Report
+from secateur.reporting.curves import points_of
 from secateur.reporting.layers import layer_table
 from secateur.reporting.verdict import nothing_removed, profile_verdict, verdict
 from secateur.reporting.wording import bytes_of, count, latency_of, percent, rows_of, short, threads_of
@@ -58,16 +59,14 @@ def render_profile(profile: Profile) -> RenderableType:
 
 
 def render_sensitivity(found: "Sensitivity") -> RenderableType:
-    """Sensitivity curves for a `rich` console: a row for each layer, a column for each sparsity."""
-    reached = sorted({round(sparsity, 3) for points in found.curves.values() for sparsity, _ in points})
+    """Sensitivity curves for a `rich` console."""
+    headings, rows = points_of(found)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
-    table.add_column("weights", justify="right")
-    for sparsity in reached:
-        table.add_column(f"{100 * sparsity:g} %", justify="right")
-    for name, points in found.curves.items():
-        values = {round(sparsity, 3): f"{score:.4f}" for sparsity, score in points}
-        table.add_row(Text(name), count(found.sizes[name]), *(values.get(sparsity, "") for sparsity in reached))
+    for heading in ("weights", *headings):
+        table.add_column(heading, justify="right")
+    for name, values in rows:
+        table.add_row(Text(name), count(found.sizes[name]), *values)
     head = (
         f"{found.label} when one layer alone is pruned ({found.method}, {found.granularity}); dense {found.dense:.4f}"
     )

@@ -77,8 +77,13 @@ def _speed(report: Report) -> Iterator[str]:
         return
     where = f"here ({after.device}, {threads_of(after)})"
     factor = before.median_ms / after.median_ms if after.median_ms else 1.0
+    if nothing_removed(report):
+        yield f"Speed {where}: {factor:.2f}x{', within noise' if before.overlaps(after) else ''}."
+        return
     zeros = "The zeros do" if report.after.params == report.before.params else "Pruning does"
-    if before.overlaps(after):
+    if before.overlaps(after) and not 0.9 < factor < 1.1:
+        yield f"Whether it is faster {where} cannot be told: {factor:.2f}x is within noise. Measure for longer, on a quiet machine."
+    elif before.overlaps(after):
         yield f"{zeros} not make it faster {where}: {factor:.2f}x, within noise."
     elif factor > 1:
         yield f"It is faster {where}: {factor:.2f}x."

@@ -117,7 +117,7 @@ def _row(label: str, name: str, before: Profile, after: Profile, words: tuple[st
     show = bytes_of if name.endswith("bytes") else short if name.endswith("macs") else count
     old, new = getattr(before, name), getattr(after, name)
     change = "" if old is None or new is None else ratio(old, new, *words)
-    return _row_of(label, *(None if value is None else show(value) for value in (old, new)), change)
+    return _row_of(label, None if old is None else show(old), None if new is None else show(new), change)
 
 
 def _latency_row(before: Profile, after: Profile) -> Row:
@@ -127,12 +127,13 @@ def _latency_row(before: Profile, after: Profile) -> Row:
     if old and new and new.median_ms:
         noise = f"{old.median_ms / new.median_ms:.2f}x, within noise"
         change = noise if old.overlaps(new) else ratio(old.median_ms, new.median_ms, "faster", "slower")
-    return _row_of(label, old and latency_of(old), new and latency_of(new), change)
+    return _row_of(label, latency_of(old) if old else None, latency_of(new) if new else None, change)
 
 
 def _score_row(before: float | None, after: float | None) -> Row:
     change = "" if before is None or after is None else f"{after - before:+.4f}"
-    return _row_of("score", *(None if value is None else f"{value:.4f}" for value in (before, after)), change)
+    old, new = (None if value is None else f"{value:.4f}" for value in (before, after))
+    return _row_of("score", old, new, change)
 
 
 def _row_of(label: str, before: str | None, after: str | None, change: str) -> Row:
