@@ -42,7 +42,7 @@ def test_the_file_is_small_and_the_page_needs_nothing_else(demo):
 
 def test_progress_is_told_to_the_end(demo):
     _, told = demo
-    last = {text.partition(",")[0]: (done, total) for text, done, total in told}
+    last = {text.partition(",")[0]: (done, total) for text, done, total in told if "alone" not in text}
     assert len(last) == 4
     assert all(done == total for done, total in last.values())
 
