@@ -14,6 +14,8 @@ from secateur.schedules.cyclic import Cyclic
 from secateur.schedules.linear import Linear
 from secateur.schedules.polynomial import PolynomialDecay
 from secateur.scores import Scores
+from secateur.sensitivity import Sensitivity, sensitivity
+from secateur.storage import load, save
 from secateur.task import Task
 
 __version__ = "0.1.0"
@@ -32,13 +34,17 @@ __all__ = [
     "Pruned",
     "Report",
     "Scores",
+    "Sensitivity",
     "Task",
     "compare",
     "errors",
     "hold",
+    "load",
     "methods",
     "plan",
     "profile",
     "prune",
     "recalibrate_",
+    "save",
+    "sensitivity",
 ]
