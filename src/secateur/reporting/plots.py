@@ -6,7 +6,9 @@ Matplotlib draws with stand-in colours, which are replaced by CSS variables afte
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from secateur.report import LayerProfile, Report
 from secateur.reporting.wording import bytes_of, count, percent, short
 
-__all__ = ["COLOURS", "changes", "curves", "draw_curves", "layer_macs", "layer_sparsity"]
+__all__ = ["COLOURS", "changes", "curves", "draw_curves", "layer_macs", "layer_sparsity", "silent_about_letters"]
 
 COLOURS = {
     "ink": "#010101",
@@ -32,6 +34,7 @@ _LINES = ("-", "--", "-.", ":")
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names are no formulas
     "font.size": 10,
     "axes.edgecolor": COLOURS["rule"],
     "axes.labelcolor": COLOURS["soft"],
@@ -163,12 +166,21 @@ def _name(layer: LayerProfile) -> str:
 
 
 def _short_name(name: str) -> str:
-    shown = name if len(name) <= 34 else f"...{name[-31:]}"
-    return (shown if not shown.startswith("_") else f" {shown}").replace("$", r"\$")  # "_..." would hide it in a legend
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    shown = shown if len(shown) <= 34 else f"...{shown[-31:]}"
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib hides "_..." from legends
+
+
+@contextmanager
+def silent_about_letters() -> Iterator[None]:
+    """No complaint about letters that matplotlib's own font lacks: the page will have them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _drawn(title: str, rows: int, draw: Callable[[Axes], None]) -> str:
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}), silent_about_letters():
         figure = Figure(figsize=(_WIDTH, max(1.4, 0.27 * rows + 0.7)), layout="constrained")
         draw(figure.add_subplot())
         page = io.StringIO()
