@@ -39,8 +39,10 @@ class LayerFacts:
         >>> LayerFacts(out_dim=1, in_dim=0, groups=2, out_in_groups=True).canonical(torch.zeros(8, 6, 3, 3)).shape
         torch.Size([12, 4, 9])
         """
-        if weight.dim() < 2 or self.in_dim is None:
-            return weight.reshape(weight.shape[0] if weight.dim() else 1, 1, -1)
+        if weight.dim() < 2:
+            return weight.reshape(-1, 1, 1)
+        if self.in_dim is None:
+            return weight.unsqueeze(1).flatten(2)
         if self.out_in_groups and self.groups > 1:  # [in, out/g, ...] -> [g, in/g, out/g, ...] -> [g*out/g, in/g, ...]
             split = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
             return split.flatten(0, 1).flatten(2) if weight.dim() > 2 else split.flatten(0, 1).unsqueeze(-1)

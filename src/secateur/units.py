@@ -96,7 +96,7 @@ class Units(Mapping[str, Tensor]):
             BadScores: a score is NaN.
         """
         groups, width = self.tables[name].shape
-        step = width * max(1, PIECE // max(1, width)) if groups > 1 else PIECE
+        step = width * max(1, PIECE // width) if groups > 1 and width else PIECE
         for start in range(0, groups * width, step):
             stop = min(start + step, groups * width)
             yield start, self._checked(name, self.tables[name].read(start, stop))

@@ -41,4 +41,4 @@ class Erk:
 
 def _raw_density(table: Table) -> float:
     sizes = table.tensor_shape or table.shape
-    return sum(sizes) / math.prod(sizes)
+    return sum(sizes) / max(1, math.prod(sizes))  # an empty layer has nothing to share

@@ -19,6 +19,8 @@ from secateur.units import Table, Units
 
 __all__ = ["Lamp"]
 
+_LARGEST = 1e140  # stands for infinity: above every float32, and a billion of its squares still add up
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ def lamp_scores(scores: Tensor) -> Tensor:
     tensor([0.2000, 1.0000], dtype=torch.float64)
     """
     order = scores.argsort(descending=True, stable=True)
-    squares = scores[order].double().clamp_min(0).square()  # what scores below zero ranks last
+    squares = scores[order].double().clamp(0, _LARGEST).square()  # what scores below zero ranks last
     lamp = torch.empty_like(squares)
     lamp[order] = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
     return lamp
