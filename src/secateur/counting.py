@@ -79,7 +79,9 @@ def _cap(
         under = {name: floors[name] for name in free if wanted[name] < floors[name]}
         if not over and not under:
             return fixed
-        fixed |= over or under
+        # Whichever side weighs more is final; the other may be undone by what this sets free, so it waits for a later round.
+        excess = sum(wanted[name] - limits[name] for name in over) - sum(floors[name] - wanted[name] for name in under)
+        fixed |= (over if excess >= 0 else {}) | (under if excess <= 0 else {})
 
 
 def lookup_per_layer(table: Mapping[str, float], names: list[str], what: str) -> dict[str, float]:
