@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from secateur.counting import check_sparsity
 from secateur.errors import BadSparsity
 from secateur.masks import Masks
 from secateur.protocols import Allocation, Granularity
@@ -18,7 +19,7 @@ from secateur.ranking import cut_for, top_of_groups
 from secateur.scores import Scores
 from secateur.units import Table, Units
 
-__all__ = ["plan", "select"]
+__all__ = ["agreed_sparsity", "plan", "select"]
 
 
 def plan(
@@ -56,7 +57,30 @@ def plan(
         raise BadSparsity(f"{granularity} needs to know how much to remove: pass sparsity=, a budget or an allocation")
     else:
         counts = dict(allocation(units))
-    return granularity.spread(select(units, counts), scores)
+    masks = granularity.spread(select(units, counts), scores)
+    return masks if within is None else masks & within  # an allocation may ask for more than is left of a layer
+
+
+def agreed_sparsity(granularity: Granularity, scores: Scores, asked: float | None) -> float:
+    """The fraction to remove: ``asked``, or what a granularity with a quota says by itself.
+
+    Raises:
+        BadSparsity: neither says anything, they contradict each other, or ``asked`` is not in [0, 1).
+    """
+    if granularity.quota is None:
+        if asked is None:
+            raise BadSparsity(
+                "how much should leave? pass sparsity=, the fraction removed (only N:M says it by itself)"
+            )
+        return check_sparsity(asked)
+    width = next(table.shape[1] for table in granularity.pool(scores).tables.values())
+    given = 1 - granularity.quota / width
+    if asked is not None and abs(asked - given) > 1e-9:
+        raise BadSparsity(
+            f"keeping {granularity.quota} of every {width} removes {given:g} of the weights, but sparsity={asked:g} was asked "
+            "for; leave sparsity out, or choose another pattern"
+        )
+    return given
 
 
 def _only_alive(units: Units, alive: Units) -> Units:
@@ -64,7 +88,9 @@ def _only_alive(units: Units, alive: Units) -> Units:
 
     def wrapped(table: Table, left: Table) -> Table:
         def read(start: int, stop: int) -> Tensor:
-            return table.read(start, stop).masked_fill(left.read(start, stop) == 0, -torch.inf)
+            scores = table.read(start, stop)
+            scores = scores if scores.is_floating_point() else scores.double()
+            return scores.masked_fill(left.read(start, stop) == 0, -torch.inf)
 
         return replace(table, read=read)
 
@@ -83,8 +109,8 @@ def select(units: Units, counts: Mapping[str, int]) -> dict[str, Tensor]:
 def _select_one(units: Units, name: str, count: int) -> Tensor:
     groups, width = units.tables[name].shape
     if count <= 0 or count >= groups * width:
-        device = next((piece.device for _, piece in units.pieces(name)), None)
-        return torch.full((groups, width), count > 0, dtype=torch.bool, device=device)
+        devices = [piece.device for _, piece in units.pieces(name)]  # reads all of it: NaN is refused here too
+        return torch.full((groups, width), count > 0, dtype=torch.bool, device=devices[0] if devices else None)
     if groups > 1:
         each, extra = divmod(count, groups)  # the first `extra` groups keep one unit more
         keep = [
