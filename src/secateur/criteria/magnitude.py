@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import BadScores
 from secateur.protocols import Targets
 from secateur.scores import Scores, unchanged
 from secateur.task import Task
@@ -32,7 +33,7 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         if self.p not in (1, 2):
-            raise ValueError(f"Magnitude(p={self.p}): p is 1 (sum of absolute values) or 2 (Euclidean norm)")
+            raise BadScores(f"Magnitude(p={self.p}): p is 1 (sum of absolute values) or 2 (Euclidean norm)")
 
     def __call__(self, model: nn.Module, targets: Targets, task: Task | None = None) -> Scores:  # noqa: ARG002
         """Score every weight in ``targets``."""
@@ -43,4 +44,5 @@ class Magnitude:
 
 
 def _square(weights: Tensor) -> Tensor:
-    return weights.square()
+    wide = torch.promote_types(weights.dtype, torch.float32)  # squares of halves would underflow and tie at zero
+    return weights.to(wide).square()

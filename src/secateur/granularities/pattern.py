@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from einops import EinopsError, rearrange, repeat
 from torch import Tensor
 
@@ -70,9 +71,9 @@ class Pattern:
         def read(start: int, stop: int) -> Tensor:
             if not pooled:
                 evidence = scores.each(self.fold(layout.canonical(value)))
-                pooled.append(scores.finish(evidence.sum(-1) if elements > 1 else evidence.squeeze(-1)).reshape(-1))
+                pooled.append(scores.finish(_total(evidence) if elements != 1 else evidence.squeeze(-1)).reshape(-1))
             # Pooled scores of larger units are small and kept; single weights are read once, so let them go.
-            return (pooled[0] if elements > 1 or stop < groups * units else pooled.pop())[start:stop]
+            return (pooled[0] if elements != 1 or stop < groups * units else pooled.pop())[start:stop]
 
         pooled: list[Tensor] = []
         return Table(shape=(groups, units), read=read, weights=elements, layout=layout, tensor_shape=tuple(value.shape))
@@ -129,3 +130,9 @@ class Pattern:
             raise BadPattern(
                 f"{said}, which do not divide into the pattern {self.name!r} ({need}); exclude them with ignore={layers!r}"
             )
+
+
+def _total(evidence: Tensor) -> Tensor:
+    """The sum over each unit; of halves in float32, where it can neither overflow nor round units into ties."""
+    half = evidence.is_floating_point() and evidence.element_size() < 4
+    return evidence.sum(-1, dtype=torch.float32) if half else evidence.sum(-1)
