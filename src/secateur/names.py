@@ -38,7 +38,7 @@ def dotted(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: an empty or a relative name
         raise UnknownName(f"{path!r}: cannot import {module_name!r} ({error}); is its folder on PYTHONPATH?") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -114,7 +114,7 @@ def allocation_of(
     made: Allocation = build(find("allocations", _SCOPES.get(scope, scope)), options, f"scope {scope!r}")
     if overrides:
         per_layer = find("allocations", "per_layer")
-        made = per_layer(sparsities=tuple(overrides.items()), otherwise=made)
+        made = per_layer(sparsities=tuple(overrides.items()), otherwise=made, min_kept=min_kept)
     return made
 
 

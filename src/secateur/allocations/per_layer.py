@@ -19,10 +19,12 @@ class PerLayer:
     Args:
         sparsities: pairs of (parameter name, module path or glob, sparsity); the first match wins.
         otherwise: the allocation for the layers that no pair names.
+        min_kept: units that stay at least in the layers that are named.
     """
 
     sparsities: tuple[tuple[str, float], ...]
     otherwise: Allocation
+    min_kept: int = 0
 
     def __post_init__(self) -> None:
         for key, sparsity in self.sparsities:
@@ -37,4 +39,4 @@ class PerLayer:
         chosen = lookup_per_layer(dict(self.sparsities), list(units), "overrides")
         rest = units.only([name for name in units if name not in chosen])
         counts = dict(self.otherwise(rest)) if rest else {}
-        return counts | {name: kept_of(sparsity, units.count(name)) for name, sparsity in chosen.items()}
+        return counts | {name: kept_of(sparsity, units.count(name), self.min_kept) for name, sparsity in chosen.items()}
