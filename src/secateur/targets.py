@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from secateur.errors import NothingToPrune, UnknownName
+from secateur.errors import NothingToPrune, UnknownLayer, UnknownName
 from secateur.facts import LayerFacts
 from secateur.layers import facts_of
 
@@ -34,6 +34,7 @@ def find_targets(
     Raises:
         NothingToPrune: nothing is left, and why.
         UnknownName: an entry of ``ignore`` matches nothing in this model.
+        UnknownLayer: ``torch.nn.utils.prune`` holds some of the weights.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> list(find_targets(model, ignore=["2"]))
@@ -42,6 +43,7 @@ def find_targets(
     entries = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str | nn.Module) else [ignore]
     known = _known(model, include_bias=include_bias)
     ignored = _ignored(model, entries)
+    _refuse_held_by_torch(model, known, ignored)
     found = {}
     for name, parameter in model.named_parameters():
         if name in known and name not in ignored:
@@ -106,14 +108,25 @@ def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
         raise NothingToPrune(f"{name!r} is on the meta device and has no values: load weights first, then prune")
 
 
-def _why_nothing(model: nn.Module, known: dict[str, LayerFacts], ignored: set[str]) -> str:
-    if known:
-        return f"all {len(known)} prunable parameters of {type(model).__name__} are excluded by ignore=: {', '.join(sorted(ignored)[:8])}"
-    if any(name.endswith("_orig") for name, _ in model.named_parameters()):
-        return (
-            "the weights are held by torch.nn.utils.prune (weight_orig, weight_mask): call "
-            "secateur.integrations.torch_prune.absorb_(model) first; it keeps the masks"
+def _refuse_held_by_torch(model: nn.Module, known: Iterable[str], ignored: set[str]) -> None:
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)} - ignored
+    held = [name for name in known if f"{name}_orig" in names]
+    if held:
+        more = f" and {len(held) - 4} more" if len(held) > 4 else ""
+        raise UnknownLayer(
+            f"torch.nn.utils.prune holds {', '.join(held[:4])}{more} as weight_orig and weight_mask: call "
+            "secateur.integrations.torch_prune.absorb_(model) first; it returns the masks and keeps the zeros"
         )
+
+
+def _why_nothing(model: nn.Module, known: dict[str, LayerFacts], ignored: set[str]) -> str:
+    if any(".parametrizations." in f".{name}" for name, _ in model.named_parameters()):
+        return (
+            "the weights are parametrised (torch.nn.utils.parametrize), so they are computed and not stored: make them plain first "
+            "with torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+        )
+    if known and ignored:
+        return f"all {len(known)} prunable parameters of {type(model).__name__} are excluded by ignore=: {', '.join(sorted(ignored)[:8])}"
     kinds = sorted({type(m).__name__ for m in model.modules() if next(m.parameters(recurse=False), None) is not None})
     return (
         f"{type(model).__name__} has no layer that Secateur knows how to prune (parameters sit in: {', '.join(kinds) or 'none'}); "
