@@ -33,7 +33,7 @@ class MovementTracker:
 
     def __init__(self, model: nn.Module, targets: Targets) -> None:
         self._targets = targets
-        self._sums: dict[str, Tensor] = {n: torch.zeros_like(model.get_parameter(n)) for n in targets}
+        self._sums = {name: _zeros(model.get_parameter(name)) for name in targets}
 
     @torch.no_grad()
     def observe(self, model: nn.Module) -> None:
@@ -41,7 +41,8 @@ class MovementTracker:
         for name, total in self._sums.items():
             parameter = model.get_parameter(name)
             if parameter.grad is not None:
-                total.addcmul_(parameter, parameter.grad, value=-1)
+                gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+                total.addcmul_(parameter.to(total.dtype), gradient.to(total.dtype), value=-1)
 
     def scores(self) -> Scores:
         """The evidence so far."""
@@ -55,3 +56,8 @@ class MovementTracker:
         """Take the sums up again."""
         for name, total in state["sums"].items():
             self._sums[name].copy_(total)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Room for a sum; for halves in float32, or thousands of small steps would be lost to rounding."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
