@@ -46,7 +46,7 @@ class Hold:
 
     def watch(self, *copies: nn.Module) -> "Hold":
         """Hold copies of the model as well, such as an EMA or ``AveragedModel``; they need no optimizer."""
-        self._copies += [getattr(copy, "module", copy) for copy in copies]
+        self._copies += [self._unwrapped(copy) for copy in copies]
         self.apply_()
         return self
 
@@ -72,6 +72,12 @@ class Hold:
     def _after_step(self, *_: object) -> None:
         for parameter, removed in self._removed:
             parameter.masked_fill_(removed, 0)
+
+    def _unwrapped(self, copy: nn.Module) -> nn.Module:
+        """The model inside ``AveragedModel`` and the like, told by its parameter names."""
+        inner = getattr(copy, "module", None)
+        names = {name for name, _ in copy.named_parameters(remove_duplicate=False)}
+        return inner if isinstance(inner, nn.Module) and not self.masks.keys() <= names else copy
 
     def _drop_gradient_hooks(self) -> None:
         for handle in self._gradient_hooks:
