@@ -75,8 +75,13 @@ def prune(
         ignore=ignore,
         include_bias=include_bias,
     )
-    if pattern.quota is not None and sparsity is not None:
+    if pattern.quota is not None:
         _check_quota(one_shot, pattern.quota, sparsity)
+        if overrides or min_kept:
+            raise BadSparsity(
+                f"granularity {granularity!r} says how much stays in every layer, so overrides= and min_kept= have no say; "
+                "leave single layers dense with ignore="
+            )
     return one_shot(model, task=task, example_inputs=example_inputs)
 
 
@@ -101,10 +106,10 @@ def _allocation(sparsity: float | None, scope: str, overrides: Mapping[str, floa
     return allocation_of(scope, sparsity, overrides, min_kept)
 
 
-def _check_quota(one_shot: OneShot, quota: int, sparsity: float) -> None:
+def _check_quota(one_shot: OneShot, quota: int, sparsity: float | None) -> None:
     sizes = dict(getattr(one_shot.granularity, "sizes", ()))
     given = 1 - quota / sizes["m"] if "m" in sizes else None
-    if given is not None and abs(given - sparsity) > 1e-9:
+    if sparsity is not None and given is not None and abs(given - sparsity) > 1e-9:
         raise BadSparsity(
             f"granularity {getattr(one_shot.granularity, 'name', '')!r} removes {given:g} of the weights, but sparsity={sparsity:g} "
             "was asked for; leave sparsity out, or choose another pattern"
