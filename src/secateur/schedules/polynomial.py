@@ -50,7 +50,16 @@ class PolynomialDecay:
             )
 
     def __call__(self, step: int, final: float) -> float:
-        """The sparsity at ``step``; 0 before ``begin_step``."""
+        """The sparsity at ``step``; 0 before ``begin_step``.
+
+        Raises:
+            BadSchedule: ``final`` is below ``initial_sparsity``, but masks only shrink.
+        """
+        if final < self.initial_sparsity:
+            raise BadSchedule(
+                f"initial_sparsity={self.initial_sparsity:g} is above the final sparsity {final:g}, and what is removed does not "
+                "come back; lower initial_sparsity"
+            )
         if step < self.begin_step:
             return 0.0
         progress = min((step - self.begin_step) / (self.end_step - self.begin_step), 1.0)
