@@ -40,6 +40,7 @@ def recalibrate_(
         raise NeedsTask("batch-norm statistics need batches and got none; pass a list or a DataLoader")
     training = {m: m.training for m in model.modules()}
     momenta = [norm.momentum for norm in norms]
+    statistics = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     model.eval()
     try:
         for norm in norms:
@@ -48,6 +49,11 @@ def recalibrate_(
             norm.train()
         for batch in chain([first], iterator):
             (forward or _run)(model, batch)
+    except BaseException:  # an interrupted refresh would leave statistics of a few batches
+        for norm, earlier in zip(norms, statistics, strict=True):
+            for name, buffer in earlier.items():
+                norm.get_buffer(name).copy_(buffer)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
