@@ -15,13 +15,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.counting import check_sparsity
 from secateur.errors import BadSchedule, WrongModel
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
 from secateur.names import allocation_of, build, find, granularity_of
 from secateur.notes import describe, notes_on
-from secateur.planning import plan
+from secateur.planning import agreed_sparsity, plan
 from secateur.profiling import compare, profile
 from secateur.protocols import Criterion, Granularity, LiveCriterion, Schedule, Tracker
 from secateur.report import Profile, Pruned
@@ -54,9 +53,9 @@ class Gradual:
     criterion: str | Criterion | LiveCriterion = "magnitude"
     granularity: str | Granularity = "unstructured"
     scope: str = "global"
-    overrides: Mapping[str, float] = field(default_factory=dict)
+    overrides: Mapping[str, float] = field(default_factory=dict, hash=False)
     min_kept: int = 0
-    ignore: Ignore | Iterable[Ignore] = ()
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     include_bias: bool = False
 
     def start(
@@ -84,7 +83,7 @@ class Gradual:
             BadSchedule: the schedule ends after ``total_steps``.
             BadSparsity, UnknownName, NothingToPrune: as for one-shot pruning.
         """
-        if total_steps is not None and self.schedule.end_step >= total_steps:
+        if total_steps is not None and self.schedule.end_step > total_steps:
             raise BadSchedule(_too_late(self.schedule, total_steps, self.sparsity))
         return GradualRun(self, model, optimizer, task=task, example_inputs=example_inputs, copies=copies)
 
@@ -105,7 +104,9 @@ class GradualRun:
         self.method, self.model, self.task, self.example_inputs = method, model, task, example_inputs
         self.granularity = granularity_of(method.granularity)
         self._targets = find_targets(model, ignore=method.ignore, include_bias=method.include_bias)
-        self._final = self._final_sparsity()
+        weights = {name: p.detach().to("meta") for name, p in self._parameters().items()}
+        self._final = agreed_sparsity(self.granularity, Scores(weights, facts=self._targets), method.sparsity)
+        self._before: Profile = profile(model, example_inputs, task=task)
         self._criterion = _criterion_of(method.criterion)
         self._tracker: Tracker | None = None
         self._observe_hook: Any = None
@@ -116,8 +117,12 @@ class GradualRun:
         self._hold: Hold = hold(
             model, self._everything(), optimizer, mask_gradients=not method.schedule.regrows, copies=copies
         )
-        self._before: Profile = profile(model, example_inputs, task=task)
-        self._renew_if_due()  # step 0 comes before the first optimizer step
+        try:
+            self._renew_if_due()  # step 0 comes before the first optimizer step
+        except Exception:
+            self.release()
+            raise
+        self._at_start = self._versions()
 
     @property
     def masks(self) -> Masks:
@@ -177,14 +182,19 @@ class GradualRun:
         return {"steps": self.steps, "masks": masks, "tracker": tracker}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where ``state`` left off. Load the model and the optimizer first.
+        """Take up where ``state`` left off. Start the run, load the model, load the optimizer, then this, in that order.
 
         Raises:
-            WrongModel: the state belongs to another model.
+            WrongModel: the state belongs to another model, or the model was loaded before `start`, which pruned it anew.
         """
         if set(state["masks"]) != set(self._targets):
             raise WrongModel(
                 "this state prunes other parameters than this run; was it saved from another model or ignore=?"
+            )
+        if self.masks.kept < self.masks.total and self.steps == 0 and self._versions() == self._at_start:
+            raise WrongModel(
+                "start() pruned this model at step 0 after its weights were loaded: start first, then load the model, the "
+                "optimizer and the run, in that order"
             )
         self.steps = int(state["steps"])
         if self._tracker:
@@ -196,10 +206,9 @@ class GradualRun:
             self._tracker.observe(self.model)
 
     def _renew_if_due(self) -> None:
-        schedule = self.method.schedule
+        schedule, sparsity = self.method.schedule, self.sparsity
         if not schedule.updates_at(self.steps):
             return
-        sparsity = schedule(self.steps, self._final)
         fresh = self._plan(sparsity) if sparsity > 0 else self._everything()
         self._hold.renew(fresh if schedule.regrows else fresh & self.masks)  # an earlier removal outlives every floor
 
@@ -219,20 +228,14 @@ class GradualRun:
             found = self._criterion(self.model, self._targets, self.task)
         return replace(found, facts=self._targets)
 
-    def _everything(self) -> Masks:
-        parameters = {name: self.model.get_parameter(name) for name in self._targets}
-        return Masks({name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()})
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: self.model.get_parameter(name) for name in self._targets}
 
-    def _final_sparsity(self) -> float:
-        if self.method.sparsity is not None:
-            return check_sparsity(self.method.sparsity)
-        if self.granularity.quota is None:
-            raise BadSchedule(
-                "Gradual needs sparsity=, the fraction removed at the end (only N:M patterns say it themselves)"
-            )
-        weights = {name: self.model.get_parameter(name).detach().to("meta") for name in self._targets}
-        shapes = [t.shape for t in self.granularity.pool(Scores(weights, facts=self._targets)).tables.values()]
-        return 1 - self.granularity.quota / shapes[0][1]
+    def _versions(self) -> list[int]:  # a write to a parameter counts its version up
+        return [p._version for p in self._parameters().values()]
+
+    def _everything(self) -> Masks:
+        return Masks({name: torch.ones_like(p, dtype=torch.bool) for name, p in self._parameters().items()})
 
 
 def _criterion_of(criterion: str | Criterion | LiveCriterion) -> Criterion | LiveCriterion:
@@ -243,5 +246,5 @@ def _too_late(schedule: Schedule, steps: int, final: float | None, reached: floa
     at = f", where it stood at {reached:.3f} instead of {final}" if reached is not None else f", short of {final}"
     return (
         f"the schedule ends at step {schedule.end_step}, but training stops after {steps} steps{at}: "
-        f"set end_step below {max(1, steps)}, or train longer"
+        f"set end_step to {steps} at most, or train longer"
     )

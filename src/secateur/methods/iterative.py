@@ -7,7 +7,7 @@ After round r of R the fraction kept is ``(1 - sparsity) ** (r / R)``, so every 
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Iterative:
     granularity: str | Granularity = "unstructured"
     scope: str = "global"
     min_kept: int = 0
-    ignore: Ignore | Iterable[Ignore] = ()
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)

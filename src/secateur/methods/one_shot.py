@@ -36,7 +36,7 @@ class OneShot:
     criterion: Criterion
     allocation: Allocation | None = None
     granularity: Granularity = field(default_factory=Unstructured)
-    ignore: Ignore | Iterable[Ignore] = ()
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     include_bias: bool = False
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
