@@ -22,7 +22,7 @@ def test_mnist_convnet_at_80_percent_is_as_good_and_much_smaller() -> None:
     data, setting = load_mnist(), mnist.SETTINGS["convnet"]
     torch.manual_seed(0)
     dense = train(setting.make(), data, epochs=setting.dense_epochs, seed=0, lr=setting.lr)
-    further = train(copy.deepcopy(dense), data, epochs=setting.further_epochs, seed=100, lr=setting.lr)
+    further = train(copy.deepcopy(dense), data, epochs=setting.further_epochs, seed=100, lr=setting.further_lr)
     row = mnist.gradual_row(dense, data, setting, criterion="magnitude", sparsity=0.8, seed=0)
     assert row["accuracy"] >= accuracy(further, data.x_test, data.y_test) - 0.2
     assert row["gzip_bytes"] * 3 <= mnist.gzip_bytes(further)
