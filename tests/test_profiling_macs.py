@@ -1,6 +1,7 @@
 """MACs: numbers that a person can check, agreement with torch's counter, and no silent zeros."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.macs import count_macs
+from secateur.operations import terms_of
 
 
 def count(model, *args, **kwargs):
@@ -228,3 +230,23 @@ def test_convolutions_agree_with_torch_and_density_is_exact(
     found = count(layer, x)
     assert found.total[""] * 2 == theirs.get_total_flops()
     assert found.nonzero[""] * mask.numel() == found.total[""] * int(layer.weight.count_nonzero())
+
+
+def test_rules_that_no_cpu_runs_by_hand():
+    ops, zeros = torch.ops.aten, torch.zeros
+    weights = [zeros(20, 3), zeros(20, 5), zeros(20), zeros(20)]
+    recurrent = terms_of(ops._cudnn_rnn.default, (zeros(7, 2, 3), weights), {}, None)
+    assert [term.macs for term in recurrent] == [14 * 60, 14 * 100]
+    experts = terms_of(ops._grouped_mm.default, (zeros(10, 4), zeros(3, 4, 6)), {}, None)  # 10 tokens over 3 experts
+    assert [term.macs for term in experts] == [10 * 4 * 6]
+    joint = terms_of(ops._grouped_mm.default, (zeros(3, 5, 4), zeros(4, 6)), {}, None)  # 6 columns over 3 groups
+    assert [term.macs for term in joint] == [5 * 4 * 6]
+    time_first = terms_of(ops.conv_tbc.default, (zeros(9, 2, 4), zeros(3, 4, 5)), {}, zeros(7, 2, 5))
+    assert [term.macs for term in time_first] == [7 * 2 * 3 * 4 * 5]
+
+
+def test_quantised_layers_count():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao is on its way out, but its models are around
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 8)), {nn.Linear})
+        assert total(model, torch.ones(2, 4)) == 64
