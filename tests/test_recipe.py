@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur.errors import BadRecipe, WrongModel
+from secateur.errors import BadRecipe, SecateurError, WrongModel
 from secateur.recipe import Recipe, example_inputs_of, load, parse, run
 
 SMALLEST = '[model]\npath = "nets:make"\n[prune]\nsparsity = 0.5\n'
@@ -279,6 +279,20 @@ def evaluate(model):
     return (model(x).argmax(1) == y).float().mean().item()
 
 not_a_model = 3
+
+from dataclasses import dataclass
+import secateur as sc
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    p: float = 1.0
+    def __call__(self, model, targets, task=None):
+        return sc.Scores({name: model.get_parameter(name).detach().abs() ** self.p for name in targets})
+
+ready = Power()
+
+def unseeded():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 """
 
 
@@ -334,6 +348,25 @@ def test_gradual_is_the_same_twice_and_leaves_random_state_alone(nets):
     )
     one, two = run(parse(text)).model, run(parse(text)).model
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_criterion_of_the_users_with_options(nets):
+    ours = run(parse(BASE + "sparsity = 0.5\noptions.p = 2\n"))
+    theirs = run(parse(BASE + 'sparsity = 0.5\nmethod = "recipe_nets:Power"\noptions.p = 2.0\n'))
+    assert ours.masks == theirs.masks
+    with pytest.raises(BadRecipe, match="takes no options"):
+        run(parse(BASE + 'sparsity = 0.5\nmethod = "recipe_nets:ready"\noptions.p = 2.0\n'))
+    with pytest.raises(SecateurError, match="no option 'q'"):
+        run(parse(BASE + 'sparsity = 0.5\nmethod = "recipe_nets:Power"\noptions.q = 2.0\n'))
+
+
+def test_initial_weights_follow_the_seed(nets):
+    text = BASE.replace(":make", ":unseeded") + "sparsity = 0.5\nseed = "
+    before = torch.get_rng_state()
+    one, two, three = (run(parse(text + seed)).model[0].weight for seed in ("1", "1", "2"))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_path_that_gives_no_model(nets):

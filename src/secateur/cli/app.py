@@ -18,14 +18,14 @@ from secateur.errors import BadRecipe, SecateurError
 __all__ = ["app", "main"]
 
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer's own click or the real one, by version
-_COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "prune": prune.command,
-    "profile": profile.command,
-    "compare": compare.command,
-    "sensitivity": sensitivity.command,
-    "inspect": inspect.command,
-    "report": report.command,
-    "demo": demo.command,
+_COMMANDS: Final[dict[str, tuple[Callable[..., None], str]]] = {
+    "prune": (prune.command, "Prune a model as a recipe says."),
+    "profile": (profile.command, "Count what a model costs."),
+    "compare": (compare.command, "A receipt for two models."),
+    "sensitivity": (sensitivity.command, "Quality against sparsity, layer by layer."),
+    "inspect": (inspect.command, "What a model file holds."),
+    "report": (report.command, "A kept receipt again, or as a page."),
+    "demo": (demo.command, "All of it on scikit-learn's digits."),
 }
 
 app = typer.Typer(
@@ -37,8 +37,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+for _name, (_command, _summary) in _COMMANDS.items():
+    app.command(_name, short_help=_summary)(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,8 +1,9 @@
 """Run a recipe: build what its dotted paths name, prune in one shot or while training, measure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import torch
 from torch import nn
 
 from secateur.errors import BadRecipe, WrongModel
-from secateur.methods.gradual import Gradual, GradualRun
+from secateur.methods.gradual import Gradual
 from secateur.names import build, dotted, find
 from secateur.profiling import profile
 from secateur.pruning import prune
 from secateur.recalibration import recalibrate_
 from secateur.recipe.inputs import example_inputs_of
 from secateur.recipe.options import schedule_named
-from secateur.recipe.schema import Recipe, TaskSection, TrainSection
+from secateur.recipe.schema import PruneSection, Recipe, TaskSection, TrainSection
 from secateur.report import Pruned
 from secateur.storage import load as load_packed
 from secateur.task import Task
@@ -39,15 +40,16 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
         SecateurError: see `secateur.prune` and `secateur.methods.Gradual`.
         BadRecipe: a dotted path gives something of the wrong kind.
     """
-    model = trained_model(recipe.model.path, recipe.model.weights)
-    task, inputs = build_task(recipe.task), example_inputs_of(recipe.model.example_inputs)
-    if recipe.train is not None:
-        pruned = _gradual(recipe, recipe.train, model, task=task, inputs=inputs, progress=progress)
-    else:
-        what = recipe.prune
-        words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options"}) | what.options
-        pruned = prune(model, _object_or_name(what.method), task=task, example_inputs=inputs, **words)
-    return _recalibrated(pruned, recipe, task, inputs)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.train.seed if recipe.train else recipe.prune.seed)
+        model = trained_model(recipe.model.path, recipe.model.weights)
+        task, inputs = build_task(recipe.task), example_inputs_of(recipe.model.example_inputs)
+        if recipe.train:
+            pruned = _gradual(recipe.prune, recipe.train, model, task=task, inputs=inputs, progress=progress)
+        else:
+            words: dict[str, Any] = recipe.prune.model_dump(exclude={"method", "recalibrate", "options"})
+            pruned = prune(model, _criterion(recipe.prune), task=task, example_inputs=inputs, **words)
+        return _recalibrated(pruned, task, inputs) if recipe.prune.recalibrate else pruned
 
 
 def trained_model(path: str, weights: str | None = None) -> nn.Module:
@@ -88,67 +90,31 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
 
 
 def _gradual(
-    recipe: Recipe, training: TrainSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None
+    what: PruneSection, training: TrainSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None
 ) -> Pruned:
-    what = recipe.prune
-    criterion = _object_or_name(what.method)
-    if isinstance(criterion, str):
-        criterion = _criterion(criterion, dict(what.options), what.seed)
     name, fields = schedule_named(dict(training.schedule))
-    method = Gradual(
-        sparsity=what.sparsity,
-        schedule=build(find("schedules", name), fields, f"schedule {name!r}"),
-        criterion=criterion,
-        granularity=what.granularity,
-        scope=what.scope,
-        overrides=what.overrides,
-        min_kept=what.min_kept,
-        ignore=what.ignore,
-        include_bias=what.include_bias,
-    )
+    words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options", "seed"})
+    schedule = build(find("schedules", name), fields, f"schedule {name!r}")
+    method = Gradual(criterion=_criterion(what), schedule=schedule, **words)
     optimizer = dotted(training.optimizer)(model.parameters(), **training.optimizer_options)
     source = dotted(training.batches)
     total = training.epochs * len(source) if hasattr(source, "__len__") else None
-    model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
-        work = method.start(model, optimizer, total_steps=total, task=task, example_inputs=inputs)
-        _train(
-            work,
-            optimizer,
-            source,
-            epochs=training.epochs,
-            loss=task.needs_loss("training"),
-            report=_teller(progress, total),
-        )
+    model.eval()  # for the score before
+    work = method.start(model, optimizer, total_steps=total, task=task, example_inputs=inputs)
+    loss = task.needs_loss("training")
+    with _training(model):
+        for batch in chain.from_iterable(_fresh(source) for _ in range(training.epochs)):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss(model, batch))
+            optimizer.step()
+            work.step()
+            if progress:
+                progress(work.steps, total, work.sparsity)
     return work.finish()
 
 
-def _train(
-    work: GradualRun,
-    optimizer: Any,
-    source: Any,
-    *,
-    epochs: int,
-    loss: Callable[..., Any],
-    report: Callable[[GradualRun], object],
-) -> None:
-    with _training(work.model):
-        for _ in range(epochs):
-            for batch in _fresh(source):
-                optimizer.zero_grad()
-                loss(work.model, batch).backward()
-                optimizer.step()
-                work.step()
-                report(work)
-
-
-def _teller(progress: Progress | None, total: int | None) -> Callable[[GradualRun], object]:
-    return lambda work: progress(work.steps, total, work.sparsity) if progress else None
-
-
 @contextmanager
-def _training(model: nn.Module) -> Any:
+def _training(model: nn.Module) -> Iterator[None]:
     model.train()
     try:
         yield
@@ -161,24 +127,18 @@ def _fresh(source: Any) -> Iterable[Any]:
     return fresh
 
 
-def _object_or_name(name: str) -> Any:
-    """A criterion of the user's as an object; one of ours stays a name."""
-    if ":" not in name:
-        return name
-    found = dotted(name)
-    return found() if isinstance(found, type) else found
+def _criterion(what: PruneSection) -> Any:
+    """The criterion, of ours or of the user's, with its options."""
+    found = find("criteria", what.method)
+    if not isinstance(found, type):
+        if what.options:
+            raise BadRecipe(f"prune.options: {what.method!r} is an object, not a class, and takes no options")
+        return found
+    seeded = {"seed": what.seed} if "seed" in getattr(found, "__dataclass_fields__", {}) else {}
+    return build(found, seeded | what.options, f"method {what.method!r}")
 
 
-def _criterion(name: str, options: dict[str, Any], seed: int) -> Any:
-    found = find("criteria", name)
-    if "seed" in getattr(found, "__dataclass_fields__", {}):
-        options = {"seed": seed} | options
-    return build(found, options, f"method {name!r}")
-
-
-def _recalibrated(pruned: Pruned, recipe: Recipe, task: Task, inputs: Any) -> Pruned:
-    if not recipe.prune.recalibrate:
-        return pruned
+def _recalibrated(pruned: Pruned, task: Task, inputs: Any) -> Pruned:
     refreshed = recalibrate_(pruned.model, task.each_batch("recalibrate"))
     after = profile(pruned.model, inputs, task=task)
     note = f"Statistics of {refreshed} batch-norm layer(s) were refreshed after pruning"

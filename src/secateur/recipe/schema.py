@@ -134,7 +134,7 @@ class TrainSection(_Table):
         schedule: ``name`` ("polynomial", "linear", "constant", "cyclic") and its fields.
         epochs: passes over the batches.
         optimizer: called with ``model.parameters()`` and ``optimizer_options``.
-        seed: for the order of shuffled batches and dropout.
+        seed: for initial weights, shuffling and dropout.
     """
 
     batches: Dotted
