@@ -45,7 +45,7 @@ Size = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 def dtype_name(dtype: torch.dtype) -> str | None:
-    """safetensors' word for ``dtype``; ``None`` where it is not stored."""
+    """The word of safetensors for ``dtype``; ``None`` where it is not stored."""
     return _NAMES.get(dtype)
 
 
@@ -70,7 +70,7 @@ class Entry:
         scaled: the values are integers, to be multiplied with one scale for each index of the first dimension.
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     format: str
     dtype: str
@@ -104,7 +104,7 @@ class Document:
         report: the receipt.
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     version: int = VERSION
     model: str = ""
@@ -135,17 +135,16 @@ class Document:
         """
         found = parse_json(text)
         version = found.get("version") if isinstance(found, dict) else None
-        if type(version) is int and version > VERSION:
+        if type(version) is not int or version < 1:
+            raise BadFile(f"the header's document has no version of the file format (found {str(version)[:40]})")
+        if version > VERSION:
             raise BadFile(f"the file has version {version} and this Secateur reads up to {VERSION}: update Secateur")
         try:
-            document = _DOCUMENT.validate_json(text)
+            return _DOCUMENT.validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
             raise BadFile(f"the header's document is wrong at {where or 'its top'}: {first['msg']}") from None
-        if document.version < 1:
-            raise BadFile(f"there is no version {document.version} of the file format")
-        return document
 
 
 _DOCUMENT = TypeAdapter(Document)

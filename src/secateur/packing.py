@@ -83,7 +83,7 @@ def packed_nbytes(named: Mapping[str, Tensor], *, dtype: str | None = None, mode
 
     >>> named = {"weight": torch.eye(100)}
     >>> packed_nbytes(named) == pack(named).nbytes, dense_nbytes(named)
-    (True, 40072)
+    (True, 40080)
     """
 
     def one(item: tuple[str, Tensor]) -> tuple[str, _Choice, Mapping[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Values in fewer bits, when that is asked for: fp16, bf16, or int8 with one scale a row.
 
-    q = round(w / s),  s = max |w over the row| / 127          w' = q s,  |w - w'| <= s / 2
+q = round(w / s),  s = max |w over the row| / 127          w' = q s,  |w - w'| <= s / 2
 """
 
 import torch
@@ -23,7 +23,9 @@ def rounded(tensor: Tensor, kind: str | None, name: str) -> tuple[Tensor, Tensor
         WrongModel: a value does not fit, or ``kind`` is unknown.
     """
     if kind is not None and kind not in KINDS:
-        raise WrongModel(f"dtype={kind!r} is no way to store values; there are {', '.join(KINDS)}, or None to keep them exactly")
+        raise WrongModel(
+            f"dtype={kind!r} is no way to store values; there are {', '.join(KINDS)}, or None to keep them exactly"
+        )
     if kind is None or not tensor.is_floating_point() or tensor.element_size() < 2:
         return tensor, None
     if kind == "int8":
@@ -46,6 +48,8 @@ def _as_int8(tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
     rows = tensor.detach().to(torch.float32)
     largest = rows.flatten(1).abs().amax(1)
     if not torch.isfinite(largest).all():
-        raise WrongModel(f"{name!r} holds NaN or infinity (or values beyond float32), which int8 cannot; use dtype=None")
+        raise WrongModel(
+            f"{name!r} holds NaN or infinity (or values beyond float32), which int8 cannot; use dtype=None"
+        )
     scales = (largest / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return torch.round(rows / scales.reshape(-1, *[1] * (rows.dim() - 1))).clamp_(-127, 127).to(torch.int8), scales

@@ -145,7 +145,7 @@ class Block:
 def _any(mask: Mask) -> Mask:
     """``any`` over the middle axis; short axes one slice at a time, which is several times faster in numpy."""
     if mask.shape[1] > 32:
-        return mask.any(1)
+        return np.asarray(mask.any(1))
     found = mask[:, 0].copy()
     for member in range(1, mask.shape[1]):
         found |= mask[:, member]

@@ -11,6 +11,7 @@ Size: ``rows · bytes(columns) + k (bytes(columns - 1) + b)`` bytes. It wins whe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, ClassVar, final
 
@@ -121,4 +122,4 @@ def _few(counts: npt.NDArray[Any], first: int) -> list[tuple[int, int]]:
     ends = np.cumsum(counts, dtype=np.int64)
     cuts = np.flatnonzero(np.diff(ends >> 20, prepend=0)).tolist()
     edges = sorted({0, *cuts, counts.size})
-    return [(first + a, first + b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(first + a, first + b) for a, b in pairwise(edges)]

@@ -22,7 +22,7 @@ class Dense:
     passes: ClassVar[int] = 0
     parts: ClassVar[tuple[str, ...]] = ("data",)
 
-    def outline(self, tensor: Tensor, nonzeros: int, limit: int) -> dict[str, Tensor] | None:
+    def outline(self, tensor: Tensor, nonzeros: int, limit: int) -> dict[str, Tensor] | None:  # noqa: ARG002
         """What `encode` gives, on the meta device; ``None`` where it takes ``limit`` bytes or more."""
         return below(limit, {"data": torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")})
 

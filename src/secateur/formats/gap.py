@@ -48,7 +48,7 @@ class Gap:
             raise BadFile(f"gaps of {self.bits} bits do not exist; there are 4 and 8")
 
     @classmethod
-    def variants(cls, shape: tuple[int, ...]) -> tuple["Gap", ...]:
+    def variants(cls, shape: tuple[int, ...]) -> tuple["Gap", ...]:  # noqa: ARG003
         """What is worth trying for a tensor of this shape."""
         return cls(bits=4), cls(bits=8)
 
@@ -90,7 +90,7 @@ class Gap:
         if gaps.numel() and self._last(int(gaps[-1])) == self._escape:
             raise BadFile("the gaps end with one that places nothing")
 
-    def places(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Places:
+    def places(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Places:  # noqa: ARG002
         """Where the values go."""
         start = 0
         for codes in self._codes(parts["gaps"].numpy()):
@@ -121,9 +121,12 @@ class Gap:
 
     def _code(self, skips: npt.NDArray[Any]) -> Codes:
         """Codes for these runs of zeros."""
-        ends = np.cumsum(skips // self._escape + 1)
+        escapes = skips // self._escape
+        ends = np.cumsum(escapes + 1)
         codes = np.full(int(ends[-1]), self._escape, np.uint8)
-        codes[ends - 1] = skips % self._escape
+        codes[ends - 1] = (
+            skips - escapes * self._escape
+        )  # the remainder; numpy divides by a constant fast, `%` it does not
         return codes
 
     def _outlined(self, tensor: Tensor, nonzeros: int, codes: int, limit: int) -> dict[str, Tensor] | None:
@@ -140,7 +143,7 @@ class Gap:
             return codes
         if codes.size % 2:
             codes = np.append(codes, np.uint8(self._escape))
-        packed: Codes = codes[0::2] | codes[1::2] << 4
+        packed: Codes = (codes[0::2] | codes[1::2] << 4).astype(np.uint8)
         return packed
 
     def _codes(self, gaps: Codes) -> Iterator[Codes]:

@@ -54,7 +54,9 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
         _each(Stored.check, [*{id(stored): stored for stored, _ in pairs}.values(), *apart.values()])
         _each(_fill_, pairs)
         filled = {**slots.direct, **slots.handed}
-        masks = {name: _mask(word, filled.get(name), apart.get(mask_key(name))) for name, word in document.masks.items()}
+        masks = {
+            name: _mask(word, filled.get(name), apart.get(mask_key(name))) for name, word in document.masks.items()
+        }
     slots.hand_over()
     return Pruned(fresh_model, Masks(masks), report)
 

@@ -7,11 +7,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.document import DTYPES, key_of
 from secateur.errors import WrongModel
 from secateur.masks import Masks
 from secateur.packing import Packed, pack
@@ -70,7 +68,7 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise WrongModel(f"{name!r} is {type(value).__name__}, no tensor, and cannot be stored without a pickle")
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             raise WrongModel(f"{name!r} has no shape yet: run the model once before saving it")
     return dict(state)
 
@@ -82,7 +80,9 @@ def _masks_beside(
     words, apart = {}, {}
     for name, mask in masks.items():
         if mask_key(name) in state:
-            raise WrongModel(f"the model has a tensor {mask_key(name)!r}, the place where the mask of {name!r} is stored")
+            raise WrongModel(
+                f"the model has a tensor {mask_key(name)!r}, the place where the mask of {name!r} is stored"
+            )
         here = mask.cpu()
         if name in state and state[name].shape == mask.shape:
             flips = here != (_as_stored(name, state[name], dtype) != 0)

@@ -67,7 +67,7 @@ def slots_of(model: nn.Module) -> Slots:
     shared: dict[int, Tensor] = {}
     direct, handed = {}, {}
     for name, slot in state.items():
-        if not isinstance(slot, Tensor) or slot.is_meta or isinstance(slot, nn.parameter.UninitializedTensorMixin):
+        if not isinstance(slot, Tensor) or slot.is_meta or nn.parameter.is_lazy(slot):
             raise WrongModel(
                 f"{name!r} of {type(model).__name__} cannot be filled ({type(slot).__name__}"
                 f"{' on the meta device' if isinstance(slot, Tensor) and slot.is_meta else ''}); "
@@ -86,7 +86,9 @@ def _misfit(name: str, stored: Stored, slot: Tensor) -> str:
     held = DTYPES[stored.entry.dtype]
     widens = held.is_floating_point and slot.is_floating_point() and torch.promote_types(held, slot.dtype) == slot.dtype
     if held != slot.dtype and not widens:
-        return f"{name!r} is {held} in the file and {slot.dtype} in the model, which cannot hold it; use model.to({held})"
+        return (
+            f"{name!r} is {held} in the file and {slot.dtype} in the model, which cannot hold it; use model.to({held})"
+        )
     return ""
 
 

@@ -110,7 +110,7 @@ def stored_tensors(file: Container) -> dict[str, Stored]:
         return {key: _plain(file, key, key) for key in file.shapes}
     found = {name: _listed(file, name, entry) for name, entry in document.tensors.items()}
     used = [key for one in found.values() for key in (*one.keys.values(), *([one.scales] if one.scales else []))]
-    for key in set(file.shapes) - set(used):
+    for key in sorted(file.shapes.keys() - set(used)):
         if ":" in key:
             raise BadFile(f"{key!r} is a part of no tensor")
         found[key] = _plain(file, key, key)
