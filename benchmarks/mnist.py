@@ -44,7 +44,7 @@ SETTINGS = {
     "lenet_300_100": Setting(nets.make_lenet_300_100, 6, 6, controls=(0.8, 0.95)),
     # Rate and schedule were compared on 10,000 held-out training images (at six epochs), not on the test set.
     "convnet": Setting(nets.make_convnet, 6, 8, controls=(0.8, 0.95), further_lr=3e-3),
-    "lenet_5": Setting(nets.make_lenet_5, 3, 2, controls=(0.8, 0.95)),
+    "lenet_5": Setting(nets.make_lenet_5, 2, 2, controls=(0.95,)),
 }
 
 
