@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import water_level
 
+from oracles import water_level
 from secateur.counting import check_sparsity, kept_of, lookup_per_layer, share_out
 from secateur.errors import BadSparsity, UnknownName
 

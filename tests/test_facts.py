@@ -1,10 +1,10 @@
 """Every layout goes to [out, in, taps] and back."""
 
-import oracles
 import pytest
 import torch
 from torch import nn
 
+import oracles
 from secateur.facts import LayerFacts
 from secateur.layers import facts_of
 

@@ -38,7 +38,7 @@ def test_nan_is_refused_and_named(granularity, place, sparsity):
     values = torch.ones(8, 8)
     values.view(-1)[place] = torch.nan
     allocation = None if granularity == "2:4" else Uniform(sparsity=sparsity)
-    with pytest.raises(BadScores, match="scores of 'conv.weight' are NaN"):
+    with pytest.raises(BadScores, match=r"scores of 'conv\.weight' are NaN"):
         plan(Scores({"fine": torch.ones(4, 4), "conv.weight": values}), granularity_of(granularity), allocation)
 
 

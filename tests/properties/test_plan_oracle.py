@@ -1,11 +1,11 @@
 """`plan` against sorting everything in Python: every granularity with every allocation."""
 
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from secateur.facts import LayerFacts
 from secateur.names import allocation_of, granularity_of
 from secateur.planning import plan
