@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from secateur.errors import BadFile
@@ -185,6 +184,8 @@ def _plain(value: Any) -> Any:
 
 
 def _read(kind: type[Any], data: Mapping[str, Any]) -> Any:
+    from pydantic import TypeAdapter, ValidationError  # a third of the time `import secateur` would take
+
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
