@@ -30,7 +30,7 @@ from secateur.scores import Scores
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
 
-__all__ = ["Curve", "Sensitivity", "sensitivity"]
+__all__ = ["SPARSITIES", "Curve", "Sensitivity", "sensitivity"]
 
 Metric: TypeAlias = Literal["evaluate", "loss"]
 Curve: TypeAlias = tuple[tuple[float, float], ...]

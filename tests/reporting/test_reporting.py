@@ -95,7 +95,7 @@ def test_rows_leave_out_what_nobody_measured():
 def test_the_table_is_plain_text_and_fits():
     text = render_text(REPORT)
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 110
     assert re.search(r"non-zero parameters +100 +10 +10.0x fewer", text)
 
 
@@ -106,6 +106,14 @@ def test_long_models_are_folded_and_the_sum_is_kept():
     assert "l40" in text
     assert "l5 " not in text
     assert re.search(r"\.\.\. 20 smaller ones +210 +210", text)  # 1 + 2 + ... + 20
+
+
+def test_the_end_of_a_long_name_is_what_shows():
+    name = "backbone.encoder.layers.11.attention.q_proj"
+    layer = LayerProfile(name=name, kind="A" * 40, shape=(4096, 4096, 3, 3), params=10**9, nonzeros=10**9, macs=10**9)
+    text = str(Profile(model="Net", params=1, nonzeros=1, layers=(layer,)))
+    assert "layers.11.attention.q_proj" in text
+    assert max(map(len, text.splitlines())) <= 110
 
 
 def test_names_that_look_like_markup_stay():

@@ -13,6 +13,7 @@ from secateur.reporting.wording import count, percent, shape_of, short
 __all__ = ["layer_table"]
 
 _FOLD_ABOVE, _SHOWN = 30, 20  # tables longer than the one show the largest of the other
+_NAME = 30  # letters
 
 
 def layer_table(before: Sequence[LayerProfile], after: Sequence[LayerProfile]) -> RenderableType:
@@ -20,9 +21,10 @@ def layer_table(before: Sequence[LayerProfile], after: Sequence[LayerProfile]) -
     if not after:
         return Text("")
     counted = any(layer.macs is not None for layer in after)
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("layer", "kind", "shape"):
-        table.add_column(heading, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    table.add_column("kind", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("shape", no_wrap=True)
     for heading in ("non-zero", "of", "sparsity", *(("MACs", "non-zero") if counted else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     old = {layer.name: layer for layer in before}
@@ -49,9 +51,19 @@ def _cells(before: LayerProfile, after: LayerProfile, *, counted: bool) -> list[
     shape = shape_of(after.shape)
     if before.shape != after.shape:
         shape = f"{shape_of(before.shape)} → {shape}"
-    cells: list[str | Text] = [Text(after.name or "(top level)"), after.kind, shape, count(after.nonzeros)]
-    cells += [count(before.params), percent(after.sparsity) if after.params else ""]
+    cells: list[str | Text] = [
+        Text(_tail(after.name) or "(top level)"),
+        Text(after.kind),
+        shape,
+        _count(after.nonzeros),
+    ]
+    cells += [_count(before.params), percent(after.sparsity) if after.params else ""]
     return cells + ([_macs(after.macs), _macs(after.nonzero_macs)] if counted else [])
+
+
+def _tail(name: str) -> str:
+    """The end of a long path: that is where layers differ."""
+    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
 
 
 def _folded(layers: Sequence[LayerProfile], *, counted: bool) -> list[str | Text]:
@@ -64,6 +76,10 @@ def _folded(layers: Sequence[LayerProfile], *, counted: bool) -> list[str | Text
         nonzero_macs=sum(layer.nonzero_macs or 0 for layer in layers),
     )
     return _cells(whole, whole, counted=counted)
+
+
+def _count(number: int) -> str:
+    return count(number) if number < 10_000_000 else short(number)
 
 
 def _macs(number: int | None) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["render", "render_profile", "render_sensitivity", "render_text"]
 
 
-def render_text(found: "Report | Profile | Sensitivity", width: int = 100) -> str:
+def render_text(found: "Report | Profile | Sensitivity", width: int = 110) -> str:
     """The tables as plain text, without colours."""
     page = io.StringIO()
     console = Console(file=page, width=width, color_system=None, force_terminal=False)
