@@ -4,12 +4,12 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-import secateur
 from secateur.cli import compare, demo, inspect, profile, prune, report, sensitivity
 from secateur.cli.exits import Exit
 from secateur.cli.screen import complain
@@ -43,7 +43,7 @@ for _name, (_command, _summary) in _COMMANDS.items():
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"secateur {secateur.__version__}")
+        print(f"secateur {metadata.version('secateur')}")
         raise typer.Exit
 
 
