@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests examples clean
+.PHONY: help demo test lint types tests clean
 
 help:
 	@echo "make demo      train, prune, save, load and measure a small network (under a minute)"
