@@ -26,8 +26,8 @@ class Hold:
         self._copies: list[nn.Module] = []
         self._removed: list[tuple[nn.Parameter, Tensor]] = []
         self._gradient_hooks: list[Any] = []
+        self.renew(masks)  # refuses wrong masks, so it comes before any hook
         self._step_hook = optimizer.register_step_post_hook(self._after_step) if optimizer is not None else None
-        self.renew(masks)
 
     def renew(self, masks: Masks) -> None:
         """Change the masks; weights and watched copies are zeroed at once."""
