@@ -1,9 +1,11 @@
 """Secateur: prune PyTorch models and make the pruning pay."""
 
 from secateur import errors, methods
+from secateur.coupling import couple
 from secateur.facts import LayerFacts
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
+from secateur.narrowing import narrow
 from secateur.planning import plan
 from secateur.profiling import compare, profile
 from secateur.pruning import prune
@@ -16,6 +18,7 @@ from secateur.schedules.polynomial import PolynomialDecay
 from secateur.scores import Scores
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.storage import load, save
+from secateur.structure import Structure
 from secateur.task import Task
 
 __version__ = "0.1.0"
@@ -35,12 +38,15 @@ __all__ = [
     "Report",
     "Scores",
     "Sensitivity",
+    "Structure",
     "Task",
     "compare",
+    "couple",
     "errors",
     "hold",
     "load",
     "methods",
+    "narrow",
     "plan",
     "profile",
     "prune",

@@ -100,8 +100,9 @@ class Document:
         tensors: the tensors that are not stored plainly.
         tied: names that share the tensor of another name.
         masks: how the mask of a parameter is found: "nonzero" (where the tensor is not zero), "flips" (that, changed where
-            the stored bool tensor ``name:mask`` is true) or "alone" (``name:mask`` itself).
+            the stored bool tensor ``name:mask`` is true) or "alone" (``name:mask`` itself) or "structure" (what the structure keeps).
         report: the receipt.
+        structure: how a narrowed model differs from its class, as `Structure.to_dict` says it.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
@@ -112,6 +113,7 @@ class Document:
     tied: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] | None = None
+    structure: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """The document as compact JSON; what is empty is left out."""
@@ -123,6 +125,7 @@ class Document:
             "tied": self.tied,
             "masks": self.masks,
             "report": _plain(self.report),
+            "structure": self.structure,
         }
         return json.dumps(_without_empty(said), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

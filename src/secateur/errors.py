@@ -7,6 +7,7 @@ __all__ = [
     "BadSchedule",
     "BadScores",
     "BadSparsity",
+    "NarrowingFailed",
     "NeedsPackage",
     "NeedsTask",
     "NothingToPrune",
@@ -49,6 +50,10 @@ class BadSparsity(SecateurError, ValueError):
 
 class NeedsPackage(SecateurError, ImportError):
     """An optional package is not installed; the message says how to get it."""
+
+
+class NarrowingFailed(SecateurError, RuntimeError):
+    """A narrowed model does not compute what the masked one does; it was put back as it was."""
 
 
 class NeedsTask(SecateurError, ValueError):

@@ -6,9 +6,11 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import BadSparsity, UnknownName
+from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
 from secateur.names import allocation_of, build, find, granularity_of, names_in
-from secateur.protocols import Criterion, Granularity
+from secateur.notes import describe
+from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
 from secateur.targets import Ignore
 from secateur.task import Task
@@ -23,7 +25,7 @@ def prune(
     sparsity: float | None = None,
     budget: str | None = None,
     granularity: str | Granularity = "unstructured",
-    scope: str = "global",
+    scope: str | Allocation = "global",
     overrides: Mapping[str, float] | None = None,
     min_kept: int = 0,
     ignore: Ignore | Iterable[Ignore] = (),
@@ -40,8 +42,10 @@ def prune(
         method: "magnitude", "random", "taylor", "snip", or your own criterion (an object, or ``"package.module:Thing"``).
         sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves.
         budget: what the result may cost, e.g. ``"macs:50%"`` (needs a granularity that narrows).
-        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row".
-        scope: "global" (one ranking), "layer" (the same fraction everywhere), "erk", "lamp".
+        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row": masks.
+            "channel": coupled channels, heads and hidden units leave for real, and the network becomes narrower.
+        scope: "global" (one ranking), "layer" (the same fraction everywhere), "erk", "lamp", or an allocation object, such
+            as ``curves.allocation(0.9)``, which says how much by itself.
         overrides: sparsities of single layers by name, module path or glob; the rest follows ``scope``.
         min_kept: units that stay in every layer at least.
         ignore: names, globs, ``re:`` expressions, module types or modules to leave alone.
@@ -49,7 +53,8 @@ def prune(
         task: data, loss and quality, for criteria that need them and for the receipt.
         example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
         seed: for criteria that draw.
-        **options: passed to the criterion, e.g. ``p=2`` for magnitude.
+        **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
+            (widths in multiples of 8) and ``heads="inside"`` (channels leave inside heads instead of whole heads).
 
     Returns:
         ``Pruned(model, masks, report)``; ``print(pruned.report)`` is the receipt.
@@ -66,6 +71,11 @@ def prune(
     """
     if budget is not None:
         raise UnknownName("budget= needs granularity='channel'; unstructured pruning takes sparsity=")
+    if granularity == "channel":
+        shape = {key: options.pop(key) for key in ("round_to", "heads") if key in options}
+        allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))
+        narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
+        return narrowing(model, task=task, example_inputs=example_inputs)
     pattern = granularity_of(granularity)
     criterion = _criterion(method, options, seed)
     one_shot = OneShot(
@@ -100,7 +110,15 @@ def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> C
     return build(found, options, f"method {method!r}")  # type: ignore[no-any-return]
 
 
-def _allocation(sparsity: float | None, scope: str, overrides: Mapping[str, float] | None, min_kept: int) -> Any:
+def _allocation(
+    sparsity: float | None, scope: str | Allocation, overrides: Mapping[str, float] | None, min_kept: int
+) -> Allocation:
+    if not isinstance(scope, str):
+        if sparsity is not None or overrides:
+            raise BadSparsity(
+                f"scope={describe(scope)} says how much stays by itself; leave sparsity= and overrides= out"
+            )
+        return scope
     if sparsity is None:
         raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
     return allocation_of(scope, sparsity, overrides, min_kept)

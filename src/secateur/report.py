@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur.errors import BadFile
 from secateur.masks import Masks
+from secateur.structure import Structure
 
 __all__ = ["Latency", "LayerProfile", "Profile", "Pruned", "Report"]
 
@@ -166,11 +167,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What every method returns: a new model, the masks on the ORIGINAL parameter names, and the receipt."""
+    """What every method returns: a new model, masks on the ORIGINAL parameter names, the receipt, and how it was narrowed."""
 
     model: nn.Module
     masks: Masks
     report: Report
+    structure: Structure | None = None
 
 
 def _plain(value: Any) -> Any:

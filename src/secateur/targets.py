@@ -13,7 +13,7 @@ from secateur.errors import NothingToPrune, UnknownLayer, UnknownName
 from secateur.facts import LayerFacts
 from secateur.layers import facts_of
 
-__all__ = ["Ignore", "find_targets", "left_alone"]
+__all__ = ["Ignore", "find_targets", "ignored_parameters", "left_alone"]
 
 Ignore: TypeAlias = str | type[nn.Module] | nn.Module
 
@@ -40,9 +40,8 @@ def find_targets(
     >>> list(find_targets(model, ignore=["2"]))
     ['0.weight']
     """
-    entries = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str | nn.Module) else [ignore]
     known = _known(model, include_bias=include_bias)
-    ignored = _ignored(model, entries)
+    ignored = ignored_parameters(model, ignore)
     _refuse_held_by_torch(model, known, ignored)
     found = {}
     for name, parameter in model.named_parameters():
@@ -58,6 +57,16 @@ def left_alone(model: nn.Module, targets: Iterable[str]) -> list[str]:
     """Name the weights (two dimensions or more) that are not in ``targets``."""
     chosen = set(targets)
     return [name for name, p in model.named_parameters() if p.dim() > 1 and name not in chosen]
+
+
+def ignored_parameters(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> set[str]:
+    """Names of the parameters that ``ignore`` stands for; a tied parameter under all of its names.
+
+    Raises:
+        UnknownName: an entry matches nothing in this model.
+    """
+    entries = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str | nn.Module) else [ignore]
+    return _ignored(model, entries)
 
 
 def _known(model: nn.Module, *, include_bias: bool) -> dict[str, LayerFacts]:

@@ -159,7 +159,17 @@ HOSTILE = {
     "mask of an unknown kind": lambda d: d.update(masks={"b": "maybe"}),
     "no version": lambda d: d.pop("version"),
     "version zero": lambda d: d.update(version=0),
-    "unknown section": lambda d: d.update(structure={}),
+    "unknown section": lambda d: d.update(extra={}),
+    "empty structure": lambda d: d.update(structure={}),
+    "structure of nonsense": lambda d: d.update(structure={"shapes": {"b": 3}, "kept": [], "sizes": {}}),
+    "structure keeping nothing": lambda d: d.update(
+        structure={"shapes": {"b": [8]}, "kept": {"b": {"0": "00"}}, "sizes": []}
+    ),
+    "structure beyond its shape": lambda d: d.update(
+        structure={"shapes": {"b": [4]}, "kept": {"b": {"0": "ff"}}, "sizes": []}
+    ),
+    "structure of negative sizes": lambda d: d.update(structure={"shapes": {}, "kept": {}, "sizes": [["", "x", -1]]}),
+    "mask of a structure that is not there": lambda d: d.update(masks={"b": "structure"}),
     "not an object": lambda d: "[]",
     "no JSON": lambda d: "{",
     "deep nesting": lambda d: "[" * 100_000,

@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.errors import BadFile
 from secateur.storage.container import Container, opened
-from secateur.storage.stored import Stored, mask_key, stored_tensors
+from secateur.storage.stored import APART, Stored, mask_key, stored_tensors
 
 __all__ = ["File", "StoredTensor", "inspect", "is_ours"]
 
@@ -54,6 +54,7 @@ class File:
         tied: names that share another tensor.
         masked: the parameters that have a mask.
         report: the receipt as plain values, if there is one.
+        narrowed: whether channels have left, so that shapes differ from those of the class.
     """
 
     path: str
@@ -66,6 +67,7 @@ class File:
     tied: dict[str, str] = field(default_factory=dict)
     masked: tuple[str, ...] = ()
     report: dict[str, Any] | None = None
+    narrowed: bool = False
 
     @property
     def dense_nbytes(self) -> int:
@@ -99,7 +101,7 @@ def _describe(file: Container, found: dict[str, Stored]) -> File:
     if document is None:
         described = tuple(_tensor(found[name]) for name in sorted(found))
         return File(path=str(file.path), nbytes=file.nbytes, ours=False, tensors=described)
-    apart = {mask_key(name) for name, word in document.masks.items() if word != "nonzero"}
+    apart = {mask_key(name) for name, word in document.masks.items() if word in APART}
     return File(
         path=str(file.path),
         nbytes=file.nbytes,
@@ -111,6 +113,7 @@ def _describe(file: Container, found: dict[str, Stored]) -> File:
         tied=document.tied,
         masked=tuple(document.masks),
         report=document.report,
+        narrowed=document.structure is not None,
     )
 
 

@@ -12,13 +12,16 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from secateur.cutting import cut_
 from secateur.document import Document
 from secateur.errors import BadFile
 from secateur.masks import Masks
+from secateur.narrowing import remember_structure_
 from secateur.report import Profile, Pruned, Report
 from secateur.storage.container import Container, opened
 from secateur.storage.slots import slots_of
-from secateur.storage.stored import Stored, mask_key, stored_tensors
+from secateur.storage.stored import APART, Stored, mask_key, stored_tensors
+from secateur.structure import Structure
 
 __all__ = ["load", "read_tensors"]
 
@@ -32,7 +35,8 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
     Args:
         path: a file of `save`, or a plain safetensors file with all of the model's names.
         fresh_model: a new instance of the model's class, ``sc.load("m.safetensors", MyNet())``. Its parameters and buffers
-            are written in place; their types and devices stay. Nothing is written when anything is wrong.
+            are written in place; their types and devices stay. Nothing is written when anything is wrong. The file of a
+            narrowed model narrows it first: pass an instance of the *original* class and size.
 
     Returns:
         ``Pruned(fresh_model, masks, report)``. A file without masks gives empty ones; one without a receipt gives a
@@ -43,22 +47,40 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
         WrongModel: the file is sound and does not fit the model; names and shapes are given.
         OSError: it cannot be opened.
     """
-    slots = slots_of(fresh_model)
     with opened(path) as file:
-        found, document = stored_tensors(file), file.document or Document()
-        apart = {mask_key(name): found[mask_key(name)] for name, word in document.masks.items() if word != "nonzero"}
-        wanted = _with_ties(found, document, apart)
-        pairs = slots.pairs(wanted, str(file.path))
-        report = _report(document) or _counted(fresh_model)
-        _check_limit([found[mask_key(name)] for name, word in document.masks.items() if word == "alone"], file, None)
-        _each(Stored.check, [*{id(stored): stored for stored, _ in pairs}.values(), *apart.values()])
-        _each(_fill_, pairs)
-        filled = {**slots.direct, **slots.handed}
-        masks = {
-            name: _mask(word, filled.get(name), apart.get(mask_key(name))) for name, word in document.masks.items()
-        }
+        said = file.document.structure if file.document else None
+        structure = None if said is None else Structure.from_dict(said)
+        undo = cut_(fresh_model, structure) if structure else None
+        try:
+            loaded = _fill(file, fresh_model, structure)
+        except BaseException:
+            if undo:
+                undo()
+            raise
+    if structure:
+        remember_structure_(fresh_model, structure)
+    return loaded
+
+
+def _fill(file: Container, model: nn.Module, structure: Structure | None) -> Pruned:
+    slots = slots_of(model)
+    found, document = stored_tensors(file), file.document or Document()
+    apart = {mask_key(name): found[mask_key(name)] for name, word in document.masks.items() if word in APART}
+    wanted = _with_ties(found, document, apart)
+    pairs = slots.pairs(wanted, str(file.path))
+    report = _report(document) or _counted(model)
+    _check_limit([found[mask_key(name)] for name, word in document.masks.items() if word == "alone"], file, None)
+    _each(Stored.check, [*{id(stored): stored for stored, _ in pairs}.values(), *apart.values()])
+    _each(_fill_, pairs)
+    filled = {**slots.direct, **slots.handed}
+    masks = {
+        name: structure.mask(name)
+        if word == "structure" and structure
+        else _mask(word, filled.get(name), apart.get(mask_key(name)))
+        for name, word in document.masks.items()
+    }
     slots.hand_over()
-    return Pruned(fresh_model, Masks(masks), report)
+    return Pruned(model, Masks(masks), report, structure)
 
 
 def read_tensors(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
@@ -74,7 +96,7 @@ def read_tensors(path: str | os.PathLike[str], *, limit: int | None = None) -> d
     """
     with opened(path) as file:
         found, document = stored_tensors(file), file.document or Document()
-        apart = {mask_key(name) for name, word in document.masks.items() if word != "nonzero"}
+        apart = {mask_key(name) for name, word in document.masks.items() if word in APART}
         chosen = [stored for name, stored in found.items() if name not in apart]
         _check_limit(chosen, file, limit)
         _each(Stored.check, chosen)

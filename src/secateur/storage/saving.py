@@ -7,15 +7,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import WrongModel
 from secateur.masks import Masks
+from secateur.narrowing import structure_of
 from secateur.packing import Packed, pack
 from secateur.report import Pruned
 from secateur.rounding import restored, rounded
-from secateur.storage.stored import mask_key
+from secateur.storage.stored import APART, mask_key
+from secateur.structure import Structure
 
 __all__ = ["packed_model", "save"]
 
@@ -50,7 +53,8 @@ def packed_model(pruned: Pruned | nn.Module, *, dtype: str | None = None) -> Pac
     model, masks = (pruned.model, pruned.masks) if isinstance(pruned, Pruned) else (pruned, Masks())
     state = _state_of(model)
     packed = pack(state, dtype=dtype, model=type(model).__name__)
-    words, apart = _masks_beside(masks, state, dtype)
+    structure = structure_of(model)
+    words, apart = _masks_beside(masks, state, dtype, structure)
     of_masks = pack(apart)
     document = replace(
         packed.document,
@@ -58,6 +62,7 @@ def packed_model(pruned: Pruned | nn.Module, *, dtype: str | None = None) -> Pac
         tied=packed.document.tied | of_masks.document.tied,
         masks=words,
         report=pruned.report.to_dict() if isinstance(pruned, Pruned) else None,
+        structure=structure.to_dict() if structure else None,
     )
     return Packed(parts={**packed.parts, **of_masks.parts}, document=document)
 
@@ -74,7 +79,7 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masks_beside(
-    masks: Masks, state: Mapping[str, Tensor], dtype: str | None
+    masks: Masks, state: Mapping[str, Tensor], dtype: str | None, structure: Structure | None
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """How each mask is found again, and what has to be stored for that."""
     words, apart = {}, {}
@@ -84,13 +89,16 @@ def _masks_beside(
                 f"the model has a tensor {mask_key(name)!r}, the place where the mask of {name!r} is stored"
             )
         here = mask.cpu()
+        if structure and name in structure.kept and torch.equal(here, structure.mask(name)):
+            words[name] = "structure"
+            continue
         if name in state and state[name].shape == mask.shape:
             flips = here != (_as_stored(name, state[name], dtype) != 0)
             words[name] = "flips" if bool(flips.any()) else "nonzero"
             here = flips
         else:
             words[name] = "alone"
-        if words[name] != "nonzero":
+        if words[name] in APART:
             apart[mask_key(name)] = here
     return words, apart
 

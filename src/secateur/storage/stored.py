@@ -13,10 +13,12 @@ from secateur.names import build
 from secateur.packing import codecs
 from secateur.rounding import restored
 from secateur.storage.container import Container
+from secateur.structure import Structure
 
-__all__ = ["MASK_WORDS", "Stored", "mask_key", "stored_tensors"]
+__all__ = ["APART", "MASK_WORDS", "Stored", "mask_key", "stored_tensors"]
 
-MASK_WORDS = ("nonzero", "flips", "alone")
+MASK_WORDS = ("nonzero", "flips", "alone", "structure")
+APART = ("flips", "alone")  # words of masks that are stored themselves
 
 
 def mask_key(name: str) -> str:
@@ -144,6 +146,8 @@ def _listed(file: Container, name: str, entry: Entry) -> Stored:
 
 
 def _check_links(document: Document, found: Mapping[str, Stored]) -> None:
+    if document.structure is not None:
+        Structure.from_dict(document.structure)
     for alias, name in document.tied.items():
         if alias in found or name not in found:
             raise BadFile(f"{alias!r} is tied to {name!r}: the first must not be stored itself, the second must be")
@@ -156,9 +160,11 @@ def _wrong_masks(document: Document, found: Mapping[str, Stored]) -> Iterator[st
         target, mask = found.get(document.tied.get(name, name)), found.get(mask_key(name))
         if word not in MASK_WORDS:
             yield f"the mask of {name!r} is {word!r}; there are {', '.join(MASK_WORDS)}"
+        elif word == "structure" and name not in (document.structure or {}).get("shapes", ()):
+            yield f"the mask of {name!r} follows from the structure, which does not mention it"
         elif word != "alone" and target is None:
             yield f"the mask of {name!r} needs that tensor, which the file lacks"
-        elif word != "nonzero" and (mask is None or mask.entry.dtype != "BOOL"):
+        elif word in APART and (mask is None or mask.entry.dtype != "BOOL"):
             yield f"the mask of {name!r} should be stored as bools under {mask_key(name)!r}"
         elif word == "flips" and mask and target and mask.entry.shape != target.entry.shape:
             yield f"the mask of {name!r} has shape {list(mask.entry.shape)}, the tensor {list(target.entry.shape)}"

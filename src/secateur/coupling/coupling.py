@@ -1,0 +1,106 @@
+"""`couple`: run once with dye, settle, and try."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.coupling import rules
+from secateur.coupling.dyeing import Dye
+from secateur.coupling.groups import Coupling
+from secateur.coupling.running import run, tensors_of
+from secateur.coupling.settling import settle, settle_by_trial
+from secateur.coupling.sizes import Sizes
+from secateur.gradients import evaluating
+from secateur.layers import facts_of
+from secateur.targets import Ignore, ignored_parameters
+
+__all__ = ["couple"]
+
+assert rules  # importing them registers them
+
+
+def couple(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    ignore: Ignore | Iterable[Ignore] = (),
+    heads: str = "whole",
+) -> Coupling:
+    """Find out which channels must leave together.
+
+    The model is run once on the example, in eval mode without gradients, and left as it was. Inputs and outputs keep their sizes.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        ignore: layers whose channels stay; see `secateur.targets.find_targets`.
+        heads: "whole": attention heads and convolution groups leave as a whole; "inside": the same index leaves from every one.
+
+    Returns:
+        A `Coupling` with ``groups()`` and ``explain(layer)``.
+
+    Raises:
+        UnknownOperation: an operation has no rule; the message says which rule to add.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> for group in couple(net, torch.zeros(1, 3, 8, 8)).groups():
+    ...     print(group)
+    8 x channel of 0.weight: 0.weight[0], 0.bias[0], 1.weight[0], 1.bias[0], 3.weight[1], 1.running_mean[0], 1.running_var[0]
+    """
+    dye = Dye(model, whole=heads == "whole")
+    sizes = Sizes(dye)
+    try:
+        with torch.no_grad(), evaluating(model), _plain_kernels(model), dye.watching(model), sizes.tracing(model):
+            generator = torch.get_rng_state()
+            with sizes, dye:
+                out = run(model, example_inputs)
+            torch.set_rng_state(generator)
+        _hold_ends(dye, model, out, ignore)
+    finally:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.__dict__.pop("_dye", None)
+    parameters = frozenset(name for name, _ in model.named_parameters())
+    kinds = _kinds(model)
+    start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
+    return settle_by_trial(model, example_inputs, settle(start, kinds), kinds)
+
+
+def _hold_ends(dye: Dye, model: nn.Module, out: Any, ignore: Ignore | Iterable[Ignore]) -> None:
+    dye.operation, dye.stack = "output", []
+    for tensor in tensors_of(out):
+        for layer in dye.of(tensor):
+            dye.freeze(layer, "reaches the model's output")
+    dye.operation = "ignore"
+    for name in ignored_parameters(model, ignore):
+        for colours in dye.owners.get(name, {}).values():
+            dye.freeze(colours, f"{name} is to be left alone")
+
+
+@contextmanager
+def _plain_kernels(model: nn.Module) -> Iterator[None]:
+    """Let fused layers run as the operations they consist of, so that each can be seen."""
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if recurrent:
+            with torch.backends.mkldnn.flags(enabled=False):
+                yield
+        else:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """Parameter name to what its output channels are called and the dimension that holds them, ``"hidden/0"``."""
+    words = {"linear": "hidden", "conv": "channel", "embedding": "width", "recurrent": "hidden", "attention": "head"}
+    kinds = {}
+    for path, module in model.named_modules():
+        for attribute, facts in facts_of(module).items():
+            dim = 1 if facts.kind == "embedding" else facts.out_dim
+            kinds[f"{path}.{attribute}".lstrip(".")] = f"{words.get(facts.kind, 'channel')}/{dim}"
+    return kinds

@@ -1,0 +1,178 @@
+"""Run a model once with dye: a dispatch mode that sees every ATen operation and colours what comes out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.coupling.layering import axes, compress
+from secateur.coupling.palette import Freeze, Palette
+from secateur.errors import UnknownOperation
+
+__all__ = ["RULES", "Dye", "rule"]
+
+Layers = tuple[Tensor, ...]
+RULES: dict[str, Callable[..., Any]] = {}
+
+
+def rule(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say how an ATen operation couples channels; the last word on a name wins, so users can add and replace rules.
+
+    A rule is called as ``rule(dye, out, *args, **kwargs)`` with the operation's result and arguments, and returns the layers
+    of each output tensor: a tuple of layers for one output, a list of such tuples for several, or None for none.
+    """
+
+    def keep(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return keep
+
+
+class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Colours everything that a model computes from its parameters."""
+
+    def __init__(self, model: nn.Module, *, whole: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.palette = Palette()
+        self.whole = (
+            whole  # heads and convolution groups leave whole; otherwise channels inside them leave, from all alike
+        )
+        self.owners: dict[str, dict[int, Tensor]] = {}  # parameter -> dimension -> colours
+        self.tables: dict[tuple[Any, ...], Tensor] = {}  # layers that vary on several axes must stay rectangular
+        self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
+        self.shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+        self.stack: list[str] = []
+        self.operation = ""
+        self._dye_parameters(model)
+
+    def _dye_parameters(self, model: nn.Module) -> None:
+        parameters = list(model.named_parameters())
+        for k, (name, tensor) in enumerate([*parameters, *model.named_buffers()]):
+            if k == len(parameters):
+                self.buffers = range(self.palette.size, self.palette.size)
+            if not tensor.is_floating_point() or tensor.dim() == 0:
+                continue
+            layers = []
+            for d, size in enumerate(tensor.shape):
+                if size > 1:
+                    colours = self.owners.setdefault(name, {}).setdefault(d, self.palette.fresh(size))
+                    view = [1] * tensor.dim()
+                    view[d] = size
+                    layers.append(colours.view(view).expand(tensor.shape))
+            self.put(tensor, tuple(layers))
+        first = getattr(self, "buffers", range(self.palette.size, 0)).start
+        self.buffers = range(first, self.palette.size)
+
+    def from_buffer(self, layer: Tensor) -> bool:
+        """Whether a layer was made by buffers alone."""
+        return int(layer[(0,) * layer.dim()]) in self.buffers
+
+    def of(self, tensor: Any) -> Layers:
+        """The layers of a tensor; none for constants."""
+        return getattr(tensor, "_dye", ()) if isinstance(tensor, Tensor) else ()
+
+    def put(self, tensor: Tensor, layers: Layers) -> None:
+        """Dye a tensor."""
+        kept = tuple(layer for layer in layers if axes(layer))
+        for layer in kept:
+            if layer.shape != tensor.shape:
+                raise UnknownOperation(
+                    f"the coupling rule for `{self.operation}` gave a layer of shape {list(layer.shape)} for an output of shape "
+                    f"{list(tensor.shape)}; a layer has the shape of its tensor"
+                )
+            varying = axes(layer)
+            if len(varying) > 1:
+                small = layer
+                for d in range(layer.dim()):
+                    if d not in varying:
+                        small = small.narrow(d, 0, 1)
+                small = small.squeeze()
+                key = (small.data_ptr(), tuple(small.shape), small.stride())
+                self.tables.setdefault(key, small)
+        tensor._dye = kept  # type: ignore[attr-defined]
+
+    def why(self, reason: str) -> Freeze:
+        """A reason with the place we are at."""
+        return Freeze(self.operation, self.stack[-1] if self.stack else "", reason)
+
+    def freeze(self, layer: Tensor, reason: str) -> None:
+        """The colours of this layer may not leave."""
+        self.palette.freeze(layer, self.why(reason))
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Colours at equal positions leave together."""
+        self.palette.tie(a, b)
+
+    def along(self, layer: Tensor, axis: int) -> Tensor:
+        """One colour per index of ``axis``, ``[size]``: everything that shares an index is tied."""
+        axis %= layer.dim()
+        first = layer
+        for d in range(layer.dim()):
+            if d != axis:
+                first = first.narrow(d, 0, 1)
+        if len(axes(layer)) > 1 or (axes(layer) and axes(layer) != (axis,)):
+            self.tie(layer, first.expand_as(layer))
+        return first.reshape(-1)
+
+    def on(self, tensor: Any, axis: int) -> list[Tensor]:
+        """The layers that vary along ``axis``."""
+        return [layer for layer in self.of(tensor) if axis % layer.dim() in axes(layer)]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func._schema.name
+        name = name.removeprefix("aten::")
+        self.operation = name
+        outs = [o for o in (out if isinstance(out, tuple | list) else [out]) if isinstance(o, Tensor)]
+        if not outs:
+            return out
+        base = name[:-1] if name.endswith("_") and not name.startswith("__") else name
+        found = RULES.get(name) or RULES.get(base)
+        if found is None:
+            if not any(self.of(t) for t in _tensors((args, kwargs))):
+                return out  # constants made from constants
+            where = f" (in '{self.stack[-1]}')" if self.stack else ""
+            raise UnknownOperation(
+                f"no coupling rule for the operation `{name}`{where}, so it is not known which channels it mixes. Add one outside "
+                f"the package: @secateur.coupling.rule({name!r}), a function of (dye, out, *args) that returns the layers of its "
+                "output; one that only passes the channels of its first argument on returns dye.of(args[0])"
+            )
+        layers = found(self, out, *args, **kwargs)
+        if layers is None:
+            layers = ()
+        each = layers if isinstance(layers, list) else [layers] + [()] * (len(outs) - 1)
+        for o, dyes in zip(outs, each, strict=False):  # further outputs carry no channels
+            self.put(o, tuple(compress(layer) for layer in dyes))
+        return out
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Know which module is running, for errors and reasons."""
+        names = {module: path for path, module in model.named_modules()}
+
+        def leave(*_: object) -> None:
+            self.stack.pop()
+
+        before = nn.modules.module.register_module_forward_pre_hook(lambda m, _: self.stack.append(names.get(m, "?")))
+        after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, tuple | list):
+        for value in tree:
+            yield from _tensors(value)

@@ -1,0 +1,169 @@
+"""From colours to groups: what leaves together, where it sits, and why the rest stays."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.coupling.dyeing import Dye
+from secateur.coupling.palette import Freeze
+from secateur.coupling.sizes import Sizes, solve
+from secateur.errors import UnknownName
+from secateur.masks import Masks
+from secateur.structure import Structure
+
+__all__ = ["Coupling", "Group"]
+
+Place = tuple[str, int]  # parameter (or buffer) name, dimension
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that sit in the same places.
+
+    Args:
+        name: the weight that makes these channels.
+        kind: "channel", "hidden", "head", "convolution group", "width", ...
+        places: ``(tensor name, dimension)`` to indices ``[units, entries per unit]``.
+    """
+
+    name: str
+    kind: str
+    places: dict[Place, Tensor]
+
+    @property
+    def units(self) -> int:
+        """How many units may leave."""
+        return next(iter(self.places.values())).shape[0]
+
+    @property
+    def entries(self) -> int:
+        """How many channels of the maker one unit spans (64 for a head of width 64)."""
+        return next(iter(self.places.values())).shape[1]
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{name}[{dim}]" for name, dim in self.places)
+        return f"{self.units} x {self.kind} of {self.name}: {where}"
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """What `couple` found out about one network."""
+
+    dye: Dye = field(repr=False)
+    sizes: Sizes = field(repr=False)
+    classes: Tensor = field(repr=False)
+    parameters: frozenset[str] = field(repr=False)
+    found: tuple[Group, ...]
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of units that may leave."""
+        return self.found
+
+    def explain(self, layer: str) -> str:
+        """Say, for a module path or tensor name, what each dimension is coupled to, and why parts of it may not leave.
+
+        Raises:
+            UnknownName: nothing of that name was seen.
+        """
+        names = [n for n in self.dye.owners if n == layer or n.startswith(f"{layer}.")]
+        if not names:
+            raise UnknownName(
+                f"{layer!r} is no module or tensor of this network; there are: {', '.join(list(self.dye.owners)[:8])}, ..."
+            )
+        return "\n".join(self._explain_dim(name, dim) for name in names for dim in self.dye.owners[name])
+
+    def advice(self) -> str:
+        """What to do when narrowing fails."""
+        return "find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
+
+    def gone(self, leaving: dict[int, Tensor]) -> Tensor:
+        """Which colours leave, if ``leaving[k]`` marks units of group ``k``."""
+        classes = torch.zeros(self.dye.palette.size, dtype=torch.bool)
+        for k, out in leaving.items():
+            (name, dim), index = next(iter(self.found[k].places.items()))
+            classes[self.classes[self.dye.owners[name][dim][index[out].reshape(-1)]]] = True
+        classes[0] = False
+        return classes[self.classes]
+
+    def structure_for(self, masks: Masks) -> Structure:
+        """The narrowed structure in which every unit is gone that ``masks`` removes from all of its places."""
+        alive = {(n, d): _alive(masks[n], d) for group in self.found for n, d in group.places if n in masks}
+        leaving = {}
+        for k, group in enumerate(self.found):
+            own = [(p, i) for p, i in group.places.items() if p[0] in self.parameters]
+            if all(p[0] in masks for p, _ in own):
+                leaving[k] = ~torch.stack([alive[p][i].any(1) for p, i in own]).any(0)
+        return self.structure(self.gone(leaving))
+
+    def structure(self, gone: Tensor) -> Structure:
+        """What stays of every tensor, and which sizes follow.
+
+        Raises:
+            SizesDisagree: one attribute would need two values.
+        """
+        kept: dict[str, dict[int, tuple[int, ...]]] = {}
+        for name, dims in self.dye.owners.items():
+            for dim, colours in dims.items():
+                out = gone[colours]
+                if out.any():
+                    kept.setdefault(name, {})[dim] = tuple((~out).nonzero().squeeze(1).tolist())
+        shapes = {name: self.dye.shapes[name] for name in kept}
+        return Structure(shapes=shapes, kept=kept, sizes=solve(self.sizes, gone))
+
+    def freeze(self, k: int, why: Freeze) -> None:
+        """Group ``k`` may not leave after all; takes effect when groups are found anew."""
+        for (name, dim), index in self.found[k].places.items():
+            self.dye.palette.freeze(self.dye.owners[name][dim][index.reshape(-1)], why)
+
+    def _explain_dim(self, name: str, dim: int) -> str:
+        colours = self.dye.owners[name][dim]
+        held = int((self.classes[colours] == 0).sum())
+        lines = [f"{name}[{dim}], {len(colours)} entries:"]
+        for group in self.found:
+            if (name, dim) in group.places:
+                others = ", ".join(f"{n}[{d}]" for n, d in group.places if (n, d) != (name, dim))
+                lines.append(f"  {group.units} {group.kind} unit(s) leave together with {others or 'nothing else'}")
+        if held:
+            reasons = self.dye.palette.reasons(self.classes, colours)
+            why = "; ".join(str(reason) for reason in reasons[:3]) or "nothing uses them in this example"
+            lines.append(f"  {held} may not leave: {why}")
+        return "\n".join(lines)
+
+
+def find_groups(dye: Dye, classes: Tensor, parameters: frozenset[str], kinds: dict[str, str]) -> tuple[Group, ...]:
+    """Gather classes that sit in the same places into groups."""
+    where: dict[int, list[tuple[str, int, Tensor]]] = defaultdict(list)
+    for name, dims in dye.owners.items():
+        for dim, colours in dims.items():
+            for value, index in _by_value(classes[colours]):
+                if value:
+                    where[value].append((name, dim, index))
+    alike: dict[tuple[Any, ...], list[tuple[int, list[Tensor]]]] = defaultdict(list)
+    for value, places in where.items():
+        if any(name in parameters for name, _, _ in places):
+            alike[tuple((n, d, len(i)) for n, d, i in places)].append((value, [i for _, _, i in places]))
+    heads = {int(c): kind for colours, kind in dye.heads for c in torch.unique(classes[colours]) if c}
+    groups = []
+    for signature, units in alike.items():
+        indices = {(n, d): torch.stack([u[k] for _, u in units]) for k, (n, d, _) in enumerate(signature)}
+        maker = next(
+            (n for n, d, _ in signature if n in parameters and kinds.get(n, "").partition("/")[2] == str(d)),
+            signature[0][0],
+        )
+        kind = heads.get(units[0][0]) or kinds.get(maker, "").partition("/")[0] or "channel"
+        groups.append(Group(name=maker, kind=kind, places=indices))
+    return tuple(groups)
+
+
+def _by_value(row: Tensor) -> list[tuple[int, Tensor]]:
+    order = row.argsort(stable=True)
+    values, counts = torch.unique_consecutive(row[order], return_counts=True)
+    return list(zip(values.tolist(), torch.split(order, counts.tolist()), strict=True))
+
+
+def _alive(mask: Tensor, dim: int) -> Tensor:
+    """Which indices of ``dim`` keep any weight, ``[size]``."""
+    return mask.movedim(dim, 0).reshape(mask.shape[dim], -1).any(1).cpu()

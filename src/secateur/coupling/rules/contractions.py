@@ -1,0 +1,137 @@
+"""Products that sum over an axis: the summed index leaves from both sides, the others pass through."""
+
+from typing import Any
+
+from torch import Tensor
+
+from secateur.coupling.dyeing import Dye, Layers, rule
+from secateur.coupling.layering import axes, spread
+from secateur.coupling.rules.pointwise import pointwise
+
+
+def contract(dye: Dye, a: list[Tensor], b: list[Tensor]) -> None:
+    """Tie the colours (one-dimensional) that two sides put on a summed axis; without a partner they may not leave."""
+    both = [*a, *b]
+    for c in both[1:]:
+        dye.tie(both[0], c)
+    if both and not (a and b):
+        dye.freeze(both[0], f"meets {both[0].numel()} inputs of a fixed number")
+
+
+def matmul(dye: Dye, out: Tensor, a: Tensor, b: Tensor) -> Layers:
+    """``[m, k] @ [k, n]``."""
+    contract(dye, [dye.along(la, 1) for la in dye.on(a, 1)], [dye.along(la, 0) for la in dye.on(b, 0)])
+    rows = [spread(dye.along(la, 0), out.shape, 0) for la in dye.on(a, 0) if axes(la) == (0,)]
+    columns = [spread(dye.along(la, 1), out.shape, 1) for la in dye.on(b, 1) if axes(la) == (1,)]
+    return tuple(rows[:1] + columns[:1])
+
+
+@rule("mm", "matmul")
+def _(dye: Dye, out: Any, a: Any, b: Any) -> Any:
+    return matmul(dye, out, a, b)
+
+
+@rule("mv")
+def _(dye: Dye, out: Any, a: Any, b: Any) -> Any:
+    contract(dye, [dye.along(la, 1) for la in dye.on(a, 1)], list(dye.of(b)))
+    return tuple(dye.along(la, 0) for la in dye.on(a, 0))[:1]
+
+
+@rule("dot", "vdot")
+def _(dye: Dye, out: Any, a: Any, b: Any) -> Any:
+    contract(dye, list(dye.of(a)), list(dye.of(b)))
+    return ()
+
+
+@rule("addmm", "addmv")
+def _(dye: Dye, out: Any, bias: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    layers = matmul(dye, out, a, b)
+    dye.put(out, layers)
+    return pointwise(dye, out, out, bias)
+
+
+@rule("linear")
+def _(dye: Dye, out: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    last = x.dim() - 1
+    contract(dye, [dye.along(la, last) for la in dye.on(x, last)], [dye.along(la, 1) for la in dye.on(weight, 1)])
+    rows = [dye.along(la, 0) for la in dye.on(weight, 0)]
+    for v in dye.of(bias):
+        dye.tie(rows[0], v) if rows else dye.freeze(v, "belongs to outputs of a fixed number")
+    rest = [la for la in dye.of(x) if last not in axes(la)]
+    moved = [la.narrow(-1, 0, 1).expand(out.shape) for la in rest]
+    return (*[spread(r, out.shape, out.dim() - 1) for r in rows[:1]], *moved)
+
+
+def batched(dye: Dye, out: Tensor, a: Tensor, b: Tensor) -> Layers:
+    """``[batch, m, k] @ [batch, k, n]``: an axis shared by both sides may be heads.
+
+    Whole: a head leaves from both sides at once, with everything inside it. Inside: the same index leaves from every head.
+    """
+    left = [_settle_batch(dye, layer) for layer in dye.of(a)]
+    right = [_settle_batch(dye, layer) for layer in dye.of(b)]
+    left_heads, right_heads = _batch_colours(dye, left), _batch_colours(dye, right)
+    contract(dye, left_heads, right_heads)
+    _couple_summed(dye, [la for la in left if 2 in axes(la)], [la for la in right if 1 in axes(la)])
+    passed = [la.narrow(2, 0, 1).expand(out.shape) for la in left if 1 in axes(la) and 2 not in axes(la)]
+    passed += [la.narrow(1, 0, 1).expand(out.shape) for la in right if 2 in axes(la) and 1 not in axes(la)]
+    heads = left_heads or right_heads
+    if heads and not any(0 in axes(layer) for layer in passed):
+        passed.append(spread(heads[0], out.shape, 0))
+    return tuple(passed)
+
+
+def _batch_colours(dye: Dye, layers: list[Tensor]) -> list[Tensor]:
+    return [dye.along(la, 0) for la in layers if 0 in axes(la) and (dye.whole or axes(la) == (0,))]
+
+
+def _couple_summed(dye: Dye, left: list[Tensor], right: list[Tensor]) -> None:
+    """Tie what is summed over; inside whole heads nothing leaves on its own, so partners of those stay."""
+    free_left = [la for la in left if not (dye.whole and 0 in axes(la))]
+    free_right = [la for la in right if not (dye.whole and 0 in axes(la))]
+    if not (free_left and free_right and len(free_left) == len(left) and len(free_right) == len(right)):
+        for layer in [*free_left, *free_right]:
+            dye.freeze(layer, "is summed against whole heads or inputs of a fixed number")
+        return
+    for la in free_left:
+        for lb in free_right:
+            if 0 in axes(la) and 0 in axes(lb):
+                dye.tie(la.select(1, 0), lb.select(2, 0))  # [batch, k] each
+            else:
+                dye.tie(dye.along(la, 2), dye.along(lb, 1))
+
+
+def _settle_batch(dye: Dye, layer: Tensor) -> Tensor:
+    varying = axes(layer)
+    if 0 not in varying or len(varying) == 1:
+        return layer
+    if dye.whole:
+        dye.heads.append((dye.along(layer, 0), "head"))  # ties everything inside one head
+    else:
+        first = layer.narrow(0, 0, 1).expand_as(layer)
+        dye.tie(layer, first)  # ties the same index of every head
+    return layer
+
+
+@rule("bmm")
+def _(dye: Dye, out: Any, a: Any, b: Any) -> Any:
+    return batched(dye, out, a, b)
+
+
+@rule("baddbmm")
+def _(dye: Dye, out: Any, bias: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    dye.put(out, batched(dye, out, a, b))
+    return pointwise(dye, out, out, bias)
+
+
+@rule("_grouped_mm")
+def _(dye: Dye, out: Any, a: Any, b: Any, offs: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Tokens sorted by expert times a stack of expert weights, ``[tokens, k] @ [experts, k, n]``."""
+    if a.dim() != 2 or b.dim() != 3:
+        for t in (a, b):
+            for layer in dye.of(t):
+                dye.freeze(layer, "is part of a grouped product")
+        return ()
+    for layer in dye.on(b, 0):
+        dye.freeze(layer, "is an expert that the router chooses among")
+    contract(dye, [dye.along(la, 1) for la in dye.on(a, 1)], [dye.along(la, 1) for la in dye.on(b, 1)])
+    return tuple(spread(dye.along(la, 2), out.shape, 1) for la in dye.on(b, 2))

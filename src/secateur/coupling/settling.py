@@ -1,0 +1,111 @@
+"""After the run: keep every tensor rectangular, and keep what the network's code cannot follow."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.coupling.dyeing import Dye
+from secateur.coupling.groups import Coupling, find_groups
+from secateur.coupling.palette import Freeze
+from secateur.coupling.sizes import SizesDisagree
+from secateur.coupling.trial import Failure, try_structure
+from secateur.errors import UnknownOperation
+
+__all__ = ["settle", "settle_by_trial"]
+
+_ROUNDS = 32
+
+
+def settle(coupling: Coupling, kinds: dict[str, str]) -> Coupling:
+    """Find classes and groups anew from all ties and freezes so far."""
+    classes = settle_tables(coupling.dye)
+    return replace(coupling, classes=classes, found=find_groups(coupling.dye, classes, coupling.parameters, kinds))
+
+
+def settle_tables(dye: Dye) -> Tensor:
+    """Tie until what leaves any tensor is whole slabs along one of its axes; the axis that costs least is taken."""
+    classes = dye.palette.settle()
+    while True:
+        changed = False
+        for table in dye.tables.values():
+            now = classes[table]
+            if not now.any():
+                continue
+            best = max(range(now.dim()), key=lambda d, now=now: _free_slabs(now, d))  # type: ignore[misc]
+            if not torch.equal(_first(now, best).expand_as(now), now):
+                dye.tie(table, _first(table, best).expand_as(table))
+                changed = True
+        if not changed:
+            return classes
+        classes = dye.palette.settle()
+
+
+def settle_by_trial(model: nn.Module, example_inputs: Any, coupling: Coupling, kinds: dict[str, str]) -> Coupling:
+    """Offer only groups that survive a trial: half of each leaves a copy without data, and that copy runs."""
+    blamed: set[tuple[str, bool]] = set()
+    failure: Failure | None = None
+    for _ in range(_ROUNDS):
+        leaving = {k: torch.arange(g.units) >= max(1, g.units // 2) for k, g in enumerate(coupling.found)}
+        try:
+            failure = try_structure(model, example_inputs, coupling.structure(coupling.gone(leaving)))
+        except SizesDisagree as error:
+            failure = Failure(error.path, error)
+        if failure is None:
+            return coupling
+        if not _blame(model, coupling, failure, blamed):
+            break
+        coupling = settle(coupling, kinds)
+    assert failure is not None
+    raise UnknownOperation(
+        f"narrowing {type(model).__name__} fails in '{failure.path}', whatever is left alone there: {failure.error}"
+    ) from failure.error
+
+
+def _blame(model: nn.Module, coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
+    """Freeze the groups inside the failing module and others of its class; go outwards until something changes."""
+    modules = dict(model.named_modules())
+    path = failure.path
+    if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
+        path = path.rpartition(".")[0]  # a torch layer is never wrong by itself: whoever calls it is
+    while True:
+        for wide in (False, True):
+            if (path, wide) not in blamed:
+                blamed.add((path, wide))
+                if _freeze_inside(modules, coupling, path, failure, wide=wide):
+                    return True
+        if not path:
+            return False
+        path = path.rpartition(".")[0]
+
+
+def _freeze_inside(
+    modules: dict[str, nn.Module], coupling: Coupling, path: str, failure: Failure, *, wide: bool
+) -> bool:
+    kind = type(modules[path])
+    prefixes = tuple(f"{p}." if p else "" for p, m in modules.items() if type(m) is kind)
+    reason = f"the code of {kind.__name__} cannot follow: {str(failure.error).strip().splitlines()[0][:160]}"
+    hit = False
+    for k, group in enumerate(coupling.found):
+        names = [name for name, _ in group.places]
+        inside = any((any if wide else all)(name.startswith(prefix) for name in names) for prefix in prefixes)
+        if inside:
+            coupling.freeze(k, Freeze(kind.__name__, path, reason))
+            hit = True
+    return hit
+
+
+def _first(t: Tensor, axis: int) -> Tensor:
+    for d in range(t.dim()):
+        if d != axis:
+            t = t.narrow(d, 0, 1)
+    return t
+
+
+def _free_slabs(now: Tensor, axis: int) -> int:
+    """How many slabs along ``axis`` could leave; most of all if they already leave whole."""
+    if torch.equal(_first(now, axis).expand_as(now), now):
+        return 1 << 30
+    rows = now.movedim(axis, 0).reshape(now.shape[axis], -1)
+    return int((rows != 0).all(1).sum())

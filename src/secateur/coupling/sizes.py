@@ -1,0 +1,180 @@
+"""Which integer attributes of the user's modules are sizes that shrink: found by watching where each one goes.
+
+While the example runs, the integers in a module's ``__dict__`` are replaced by `Traced` ones, which survive arithmetic. When one
+arrives in ``view``, ``split``, a slice, ..., we know which attribute gives the size of which axis, and the dye says which channels
+that axis holds. After narrowing, the attribute becomes the axis's new size. Nothing is guessed from names or from equal values.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.coupling.dyeing import Dye
+from secateur.coupling.layering import axes
+from secateur.coupling.traced import Origin, Traced, origins, spell, value_of
+
+__all__ = ["SizeUse", "Sizes", "SizesDisagree", "solve"]
+
+
+class SizesDisagree(ValueError):
+    """One attribute gives the sizes of axes that would shrink differently."""
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(text)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class SizeUse:
+    """The size of one axis was given by ``expression``; ``colours`` says what is along it, ``[size, colours]``."""
+
+    expression: Any
+    colours: Tensor
+
+
+def _lines(layer: Tensor, axis: int) -> Tensor:
+    """``[size of axis, colours at that index]``: an index is gone when all of its colours are."""
+    varying = axes(layer)
+    for d in range(layer.dim()):
+        if d != axis and d not in varying:
+            layer = layer.narrow(d, 0, 1)
+    return layer.movedim(axis, 0).reshape(layer.shape[axis], -1)
+
+
+class Sizes(TorchFunctionMode):
+    """Gathers `SizeUse` while a model runs under `Dye`."""
+
+    def __init__(self, dye: Dye) -> None:
+        super().__init__()
+        self.dye = dye
+        self.uses: list[SizeUse] = []
+        self.before: dict[Origin, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        watch = getattr(self, f"_watch_{name.strip('_')}", None)
+        if watch is not None:
+            with suppress(IndexError, TypeError):  # an unusual call of the same name says nothing about sizes
+                watch(out, *args, **kwargs)
+        return out
+
+    def _note(self, size: Any, tensor: Tensor, axis: int) -> None:
+        if isinstance(size, Traced) and isinstance(tensor, Tensor):
+            axis %= tensor.dim()
+            for layer in self.dye.of(tensor):
+                if axis in axes(layer):
+                    self.uses.append(SizeUse(size.expression, _lines(layer, axis)))
+
+    def _watch_view(self, out: Tensor, _x: Tensor, *shape: Any, **_: Any) -> None:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list | torch.Size) else shape
+        for axis, size in enumerate(sizes):
+            self._note(size, out, axis)
+
+    _watch_reshape = _watch_expand = _watch_view
+
+    def _watch_unflatten(self, out: Tensor, x: Tensor, dim: int, sizes: Any) -> None:
+        for k, size in enumerate(sizes):
+            self._note(size, out, dim % x.dim() + k)
+
+    def _watch_split(self, out: Any, _x: Tensor, sizes: Any, dim: int = 0) -> None:
+        given = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
+        for piece, size in zip(out, given, strict=False):
+            self._note(size, piece, dim)
+
+    def _watch_narrow(self, out: Tensor, _x: Tensor, dim: int, _start: Any, length: Any) -> None:
+        self._note(length, out, dim)
+
+    def _watch_getitem(self, _out: Tensor, x: Tensor, index: Any) -> None:
+        entries = index if isinstance(index, tuple) else (index,)
+        if not any(isinstance(e, slice) for e in entries) or any(isinstance(e, Tensor | list) for e in entries):
+            return
+        axis = 0
+        for k, entry in enumerate(entries):
+            if entry is Ellipsis:
+                axis = x.dim() - sum(e is not None for e in entries[k + 1 :])
+                continue
+            if entry is None:
+                continue
+            if isinstance(entry, slice):
+                self._note_slice(entry, x, axis)
+            axis += 1
+
+    def _note_slice(self, entry: slice, x: Tensor, axis: int) -> None:
+        for bound in (entry.start, entry.stop):
+            if isinstance(bound, Traced):
+                for layer in self.dye.on(x, axis):
+                    flat = _lines(layer, axis)
+                    part = flat[: int(bound)] if bound >= 0 else flat[int(bound) :]
+                    expression = bound.expression if bound >= 0 else ("rsub", bound.expression, 0)
+                    self.uses.append(SizeUse(expression, part))
+
+    def _watch_conv2d(self, _out: Tensor, x: Tensor, *rest: Any, **named: Any) -> None:
+        groups = named.get("groups", rest[5] if len(rest) > 5 else 1)
+        if isinstance(groups, Traced):
+            for layer in self.dye.on(x, 1):
+                self.uses.append(SizeUse(groups.expression, _lines(layer, 1).view(int(groups), -1)))
+
+    _watch_conv1d = _watch_conv3d = _watch_conv2d
+
+    @contextmanager
+    def tracing(self, model: nn.Module) -> Iterator[None]:
+        """Replace integer attributes of the user's modules, also inside lists and tuples, by traced ones for a while."""
+        kept: list[tuple[nn.Module, str, Any]] = []
+        for path, module in model.named_modules():
+            for attribute, value in list(vars(module).items()):
+                traced = None if attribute.startswith("_") else self._traced(value, path, attribute)
+                if traced is not None:
+                    kept.append((module, attribute, value))
+                    module.__dict__[attribute] = traced
+        try:
+            yield
+        finally:
+            for module, attribute, value in kept:
+                module.__dict__[attribute] = value
+
+    def _traced(self, value: Any, path: str, attribute: str) -> Any:
+        if type(value) is int and value > 1:
+            self.before[path, attribute] = value
+            return Traced(value, (path, attribute))
+        if type(value) in (list, tuple) and value and all(type(entry) is int for entry in value):
+            self.before |= {(path, f"{attribute}.{k}"): entry for k, entry in enumerate(value)}
+            return type(value)(Traced(entry, (path, f"{attribute}.{k}")) for k, entry in enumerate(value))
+        return None
+
+
+def solve(sizes: "Sizes", gone: Tensor) -> dict[Origin, int]:
+    """The new values of attributes: each use must come out as what is left of the axis it measures.
+
+    Raises:
+        SizesDisagree: no single value does.
+    """
+    uses = [(use.expression, int((~gone[use.colours]).any(1).sum()), len(use.colours)) for use in sizes.uses]
+    found: dict[Origin, int] = {}
+    for expression, now, _ in uses:
+        if len(expression) == 2 and found.setdefault(expression, now) != now:
+            raise SizesDisagree(expression[0], f"{expression[1]} would be {found[expression]} here and {now} there")
+    for expression, now, _ in uses:
+        if value_of(expression, found, sizes.before) != now:
+            origin, value = _only_answer(expression, now, found, sizes.before)
+            found[origin] = value
+    return {origin: value for origin, value in found.items() if value != sizes.before[origin]}
+
+
+def _only_answer(expression: Any, now: int, found: dict[Origin, int], before: dict[Origin, int]) -> tuple[Origin, int]:
+    answers = {
+        origin: value
+        for origin in origins(expression) - set(found)
+        for value in range(1, before[origin])  # sizes only shrink
+        if value_of(expression, found | {origin: value}, before) == now
+    }
+    if len(answers) != 1:
+        path = min(origins(expression))[0]
+        raise SizesDisagree(path, f"no single attribute makes a size of {now} out of {spell(expression)}")
+    return answers.popitem()

@@ -1,0 +1,91 @@
+"""Integers that remember which attributes they were computed from, and the algebra to compute them again."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Origin", "Traced", "origins", "spell", "value_of"]
+
+Origin = tuple[str, str]  # module path, attribute
+
+
+class Traced(int):
+    """An integer that remembers how it was computed from attributes."""
+
+    expression: Any
+
+    def __new__(cls, value: int, expression: Any) -> "Traced":
+        """Remember ``expression`` beside ``value``."""
+        made = super().__new__(cls, value)
+        made.expression = expression
+        return made
+
+    def __reduce__(self) -> Any:
+        return (int, (int(self),))
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int(self)
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
+    short = name.strip("_")
+
+    def compute(self: Traced, other: Any) -> Any:
+        value = plain(self, other)
+        if value is NotImplemented or not isinstance(value, int):
+            return value
+        left, right = self.expression, other.expression if isinstance(other, Traced) else int(other)
+        return Traced(value, (short, left, right))
+
+    return compute
+
+
+def _negative(self: Traced) -> Traced:
+    return Traced(-int(self), ("rsub", self.expression, 0))
+
+
+setattr(Traced, "__neg__", _negative)  # noqa: B010 - as below, not known to the type of int
+for _name in ("add", "sub", "mul", "floordiv", "radd", "rsub", "rmul", "rfloordiv"):
+    setattr(Traced, f"__{_name}__", _operation(f"__{_name}__"))
+
+_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
+
+
+def _evaluate(expression: Any, sizes: dict[Origin, int], before: dict[Origin, int]) -> int:
+    """The value of an expression with the new sizes."""
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression[0], str) and len(expression) == 2:
+        return sizes.get(expression, before[expression])
+    name, left, right = expression
+    a, b = _evaluate(left, sizes, before), _evaluate(right, sizes, before)
+    if name.startswith("r"):
+        return int(_ARITHMETIC[name[1:]](b, a))
+    return int(_ARITHMETIC[name](a, b))
+
+
+def origins(expression: Any) -> set[Origin]:
+    """The attributes an expression is made from."""
+    if isinstance(expression, int):
+        return set()
+    if len(expression) == 2:
+        return {expression}
+    return origins(expression[1]) | origins(expression[2])
+
+
+def value_of(expression: Any, sizes: dict[Origin, int], before: dict[Origin, int]) -> int | None:
+    """The value of an expression with the new sizes, or None where it divides by zero."""
+    try:
+        return _evaluate(expression, sizes, before)
+    except ZeroDivisionError:
+        return None
+
+
+def spell(expression: Any) -> str:
+    """An expression for people to read."""
+    if isinstance(expression, int):
+        return str(expression)
+    if len(expression) == 2:
+        return f"self.{expression[1]}"
+    return f"({spell(expression[1])} {expression[0]} {spell(expression[2])})"

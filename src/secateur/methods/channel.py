@@ -1,0 +1,114 @@
+"""Channel pruning: couple, score whole units, plan, and take them out for real.
+
+    couple --> groups --> plan(scores, Channels(groups), allocation) --> masks --> narrow --> a smaller network
+
+Li et al. 2017 (filters by L1 norm) generalised to coupled groups: what must leave together is scored together.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from torch import nn
+
+from secateur.allocations.rounded import Rounded
+from secateur.coupling import Coupling, couple
+from secateur.coupling.channels import Channels
+from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
+from secateur.facts import LayerFacts
+from secateur.masks import Masks
+from secateur.narrowing import narrow, structure_of
+from secateur.notes import describe
+from secateur.planning import plan
+from secateur.profiling import compare
+from secateur.protocols import Allocation, Criterion
+from secateur.report import Pruned
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["Channel"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """Remove channels, heads and hidden units, and narrow the network.
+
+    Args:
+        criterion: how weights are scored; a unit's score is the mean over its weights, finished once.
+        allocation: how many units of each group stay.
+        round_to: keep widths at multiples of this (8 runs fastest on most CPUs); 1 leaves them as they fall.
+        ignore: layers whose channels stay.
+        heads: "whole" or "inside"; see `secateur.couple`.
+    """
+
+    criterion: Criterion
+    allocation: Allocation
+    round_to: int = 1
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
+    heads: str = "whole"
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise BadSparsity(f"round_to={self.round_to} must be a positive number of channels, e.g. 8")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        *,
+        task: Task | None = None,
+        example_inputs: Any = None,
+        coupling: Coupling | None = None,
+    ) -> Pruned:
+        """Return a narrowed copy of ``model``, the masks it equals (on the original names), and the receipt.
+
+        Raises:
+            NeedsTask: no ``example_inputs``; coupling is found by running the model once.
+            NothingToPrune: no channel may leave.
+            NarrowingFailed, UnknownOperation, BadScores, BadSparsity: see the parts.
+        """
+        if example_inputs is None:
+            raise NeedsTask(
+                "narrowing runs the model once to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)"
+            )
+        find_targets(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
+        coupling = coupling or couple(model, example_inputs, ignore=self.ignore, heads=self.heads)
+        if not coupling.groups():
+            raise NothingToPrune(
+                f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
+            )
+        masks = self._plan(model, coupling, task)
+        thin = (
+            narrow(model, masks, example_inputs, coupling=coupling)
+            if masks.kept < masks.total
+            else copy.deepcopy(model)
+        )
+        report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=_notes(coupling, masks))
+        return Pruned(thin, masks, report, structure_of(thin))
+
+    def _plan(self, model: nn.Module, coupling: Coupling, task: Task | None) -> Masks:
+        own = dict(model.named_parameters())
+        targets = {n: LayerFacts() for g in coupling.groups() for n, _ in g.places if n in own}
+        granularity = Channels(groups=coupling.groups())
+        entries = tuple((granularity.key(g), g.entries) for g in coupling.groups())
+        allocation = self.allocation
+        if self.round_to > 1:
+            allocation = Rounded(allocation=allocation, multiple=self.round_to, entries=entries)
+        return plan(replace(self.criterion(model, targets, task), facts=targets), granularity, allocation)
+
+    def _said(self) -> str:
+        rounding = f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""
+        return f"channels narrowed, {describe(self.criterion)}, {describe(self.allocation)}{rounding}"
+
+
+def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
+    held = [n for n, dims in coupling.dye.owners.items() if n.endswith("weight") and len(dims) > 1 and n not in masks]
+    notes = [
+        f"{len(coupling.groups())} groups of coupled channels; couple(...).explain('layer') says why the rest stays"
+    ]
+    if masks.kept == masks.total:
+        notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
+    if held:
+        notes.append(f"No channel of {len(held)} weight(s) may leave, first {', '.join(held[:4])}")
+    return tuple(notes)

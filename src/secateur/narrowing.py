@@ -1,0 +1,113 @@
+"""`narrow`: a masked network becomes a smaller one that computes the same.
+
+Channels whose every weight is masked leave for good: weights shrink, attributes follow, inputs and outputs keep their shape. Then
+both are run on the example and compared; a difference is an error, and everything is put back.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.coupling import Coupling, couple
+from secateur.coupling.running import run, tensors_of
+from secateur.cutting import cut_
+from secateur.errors import NarrowingFailed, NothingToPrune
+from secateur.gradients import evaluating
+from secateur.masks import Masks
+from secateur.structure import Structure
+
+__all__ = ["narrow", "remember_structure_", "structure_of"]
+
+_ATTRIBUTE = "secateur_structure"
+
+
+def narrow(
+    model: nn.Module,
+    masks: Masks,
+    example_inputs: Any,
+    *,
+    coupling: Coupling | None = None,
+    optimizer: Any = None,
+    inplace: bool = False,
+    tolerance: float = 1e-4,
+) -> nn.Module:
+    """Take the channels that ``masks`` remove entirely out of the network.
+
+    Args:
+        model: any module that runs on ``example_inputs``.
+        masks: which weights stay, by parameter name; zeros elsewhere are kept as zeros.
+        example_inputs: a tensor, a tuple, or a dict of keyword inputs.
+        coupling: what `couple` found, if it was run before.
+        optimizer: carry its state along (implies ``inplace``).
+        inplace: narrow this very model, so that parameters keep their identity; otherwise a copy.
+        tolerance: largest relative difference to the masked model on the example.
+
+    Returns:
+        The narrowed model, of the same class. It remembers its `Structure`, which `secateur.save` writes.
+
+    Raises:
+        NothingToPrune: no channel is masked entirely.
+        NarrowingFailed: the narrowed model differs from the masked one; the model is as it was before.
+    """
+    masks.check(model)
+    coupling = coupling or couple(model, example_inputs)
+    structure = coupling.structure_for(masks)
+    if not structure.kept:
+        raise NothingToPrune(
+            "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
+            "couple(model, example_inputs).groups() for what a channel consists of"
+        )
+    thin = model if inplace or optimizer is not None else copy.deepcopy(model)
+    kept = {name: p.detach().clone() for name, p in thin.named_parameters() if name in masks} if thin is model else {}
+    masks.apply_(thin)
+    expected = _outputs(thin, example_inputs)
+    undo = cut_(thin, structure, optimizer)
+    try:
+        _compare(expected, _outputs(thin, example_inputs), tolerance, coupling)
+    except Exception:
+        undo()
+        with torch.no_grad():
+            for name, value in kept.items():
+                thin.get_parameter(name).copy_(value)
+        raise
+    remember_structure_(thin, structure)
+    return thin
+
+
+def remember_structure_(model: nn.Module, structure: Structure) -> None:
+    """Leave a note on a narrowed model of how it was narrowed; a plain attribute, which copies and pickles with it."""
+    model.__dict__[_ATTRIBUTE] = structure
+
+
+def structure_of(model: nn.Module) -> Structure | None:
+    """How ``model`` was narrowed, or None if it was not."""
+    found = getattr(model, _ATTRIBUTE, None)
+    return found if isinstance(found, Structure) else None
+
+
+def _outputs(model: nn.Module, example_inputs: Any) -> list[Tensor]:
+    generator = torch.get_rng_state()
+    with torch.no_grad(), evaluating(model):
+        outputs = tensors_of(run(model, example_inputs))
+    torch.set_rng_state(generator)
+    return [t.clone() for t in outputs]
+
+
+def _compare(expected: list[Tensor], found: list[Tensor], tolerance: float, coupling: Coupling) -> None:
+    shapes = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in found]
+    if shapes[0] != shapes[1]:
+        raise NarrowingFailed(f"outputs changed shape from {shapes[0]} to {shapes[1]}; {coupling.advice()}")
+    for k, (a, b) in enumerate(zip(expected, found, strict=True)):
+        if not a.is_floating_point() or not a.numel():
+            continue
+        finite = torch.isfinite(a)
+        difference = (
+            float((a - b)[finite].abs().max() / a[finite].abs().max().clamp_min(1e-12)) if finite.any() else 0.0
+        )
+        if not difference <= tolerance:
+            raise NarrowingFailed(
+                f"output {k} of the narrowed model differs from the masked one by {difference:.1e} (at most {tolerance:.0e} "
+                f"is allowed), so a rule is wrong for this network; the model was left as it was. {coupling.advice()}"
+            )
