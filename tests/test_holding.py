@@ -232,3 +232,13 @@ def test_masks_of_another_model_are_refused_before_anything_changes():
             sc.hold(model, sc.Masks(wrong), optimizer)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_a_compiled_model_trains_under_its_masks():
+    model, x = zoo.make("linear")
+    compiled = torch.compile(model, backend="aot_eager")
+    masks, optimizer = sc.prune(model, sparsity=0.5).masks, OPTIMIZERS["adamw"](compiled.parameters())
+    with sc.hold(model, masks, optimizer):
+        train(compiled, optimizer, [x] * 3, each=lambda: assert_held(model, masks))
+        assert torch.equal(compiled(x), model(x))
