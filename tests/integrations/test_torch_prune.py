@@ -356,7 +356,7 @@ def test_written_absorbed_and_read_again_over_the_zoo(name):
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "lstm", "tied"])
 def test_what_torch_pruned_is_taken_over_and_what_we_write_torch_removes(name):
-    model, x = zoo.make(name)
+    model, _ = zoo.make(name)
     model.eval()
     masks = sc.prune(model, sparsity=0.5).masks
     ours.write_(model, masks)
