@@ -2,7 +2,7 @@
 
 A weight is *zero* when all of its bits are zero, so ``-0.0`` and every NaN are values and come back bit for bit. A format
 only has to say **which positions are stored**; the values follow in row-major order. Work goes in pieces that fit a cache,
-so that packing a billion weights needs no second copy of them.
+so packing a billion weights needs no second copy of them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Places = Iterable[tuple[int, Indices]]  # (start, increasing positions counted from start); pieces in increasing order
 
-_PIECE = 1 << 20  # weights: 1 MB of mask
+_PIECE = 1 << 17  # weights: a piece's mask, positions and values stay in a second-level cache
 _FIRST = 1 << 14  # a first look is small, so that a format that cannot pay is given up early
 _SET_BITS = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -55,7 +55,7 @@ def bits_of(tensor: Tensor) -> Bits:
 
 
 def pieces(count: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Cut ``range(count)`` into stretches of about a megabyte of mask; inner cuts fall on multiples of ``multiple``."""
+    """Cut ``range(count)`` into stretches that fit a cache; inner cuts fall on multiples of ``multiple``."""
     start, size = 0, _FIRST
     while start < count:
         stop = min(count, start + max(multiple, size - size % multiple))
@@ -88,12 +88,16 @@ def gather(tensor: Tensor, places: Places, count: int) -> dict[str, Tensor]:
 
 
 def scatter_(out: Tensor, places: Places, values: Tensor | None) -> Tensor:
-    """Write ``values`` to ``places`` of ``out`` (contiguous, on the CPU, all zero), in place."""
-    target, at = bits_of(out), 0
+    """Write ``values`` to ``places`` of ``out`` (contiguous, on the CPU) and zero everywhere else, in place."""
+    target, at, done = bits_of(out), 0, 0
     source = None if values is None else bits_of(values)
     for start, indices in places:
-        target[start:][indices] = 1 if source is None else source[at : at + indices.size]
-        at += indices.size
+        if indices.size:
+            end = start + int(indices[-1]) + 1
+            target[done:end] = 0  # piece by piece, while it is in the cache
+            target[start:end][indices] = 1 if source is None else source[at : at + indices.size]
+            at, done = at + indices.size, end
+    target[done:] = 0
     return out
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from secateur.bits import Places, bits_of, count_nonzero, scatter_
+from secateur.bits import Places, count_nonzero, scatter_
 from secateur.errors import BadFile
 
 __all__ = ["Codec", "below", "check_values", "decode_with", "fill_with_", "stored_count", "values_like"]
@@ -69,8 +69,7 @@ def check_values(parts: Mapping[str, Tensor], *, zeros: bool = False) -> None:
 
 
 def fill_with_(places: PlacesOf, out: Tensor, parts: Mapping[str, Tensor]) -> None:
-    """Zero ``out`` and write the values to their places."""
-    bits_of(out).fill(0)
+    """Write the values to their places, and zero everywhere else."""
     scatter_(out, places(parts, tuple(out.shape)), parts.get("values"))
 
 
@@ -82,6 +81,6 @@ def decode_with(codec: Any, parts: Mapping[str, Tensor], shape: tuple[int, ...])
     """
     codec.check(parts, shape)
     values = parts.get("values")
-    out = torch.zeros(shape, dtype=torch.bool if values is None else values.dtype)
+    out = torch.empty(shape, dtype=torch.bool if values is None else values.dtype)
     scatter_(out, codec.places(parts, shape), values)
     return out
