@@ -75,7 +75,7 @@ def ways(model: nn.Module, fresh: nn.Module, folder: Path) -> dict[str, Way]:
 
 def measure(model: nn.Module, fresh: nn.Module, repeats: int) -> dict[str, Any]:
     gigabytes = sum(p.nbytes for p in model.state_dict().values()) / 1e9
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         doing = ways(model, fresh, Path(folder))
         peaks = {name: peak(way) for name, way in doing.items()}
         seconds: dict[str, list[float]] = {name: [] for name in doing}

@@ -68,7 +68,7 @@ def _fill(file: Container, model: nn.Module, structure: Structure | None) -> Pru
     apart = {mask_key(name): found[mask_key(name)] for name, word in document.masks.items() if word in APART}
     wanted = _with_ties(found, document, apart)
     pairs = slots.pairs(wanted, str(file.path))
-    report = _report(document) or _counted(model)
+    report = _report(document)
     _check_limit([found[mask_key(name)] for name, word in document.masks.items() if word == "alone"], file, None)
     _each(Stored.check, [*{id(stored): stored for stored, _ in pairs}.values(), *apart.values()])
     _each(_fill_, pairs)
@@ -80,7 +80,7 @@ def _fill(file: Container, model: nn.Module, structure: Structure | None) -> Pru
         for name, word in document.masks.items()
     }
     slots.hand_over()
-    return Pruned(model, Masks(masks), report, structure)
+    return Pruned(model, Masks(masks), report or _counted(model), structure)
 
 
 def read_tensors(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
