@@ -80,6 +80,7 @@ def _sample(call: Call, block: int, wait: Call) -> float:
 def _summary(samples: list[float], block: int, device: str) -> Latency:
     low, median, high = (1e3 * cut for cut in statistics.quantiles(samples, n=4, method="inclusive"))
     runs, threads = len(samples) * block, torch.get_num_threads()
+    median, low, high = (float(f"{ms:.4g}") for ms in (median, low, high))  # a clock is not surer than that
     return Latency(median_ms=median, low_ms=low, high_ms=high, runs=runs, threads=threads, device=device)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from secateur.columns import expand
 from secateur.errors import BadFile
 from secateur.storage.container import Container, opened
 from secateur.storage.stored import APART, Stored, mask_key, stored_tensors
@@ -112,7 +113,7 @@ def _describe(file: Container, found: dict[str, Stored]) -> File:
         masks=tuple(_tensor(found[name]) for name in sorted(apart)),
         tied=document.tied,
         masked=tuple(document.masks),
-        report=document.report,
+        report=expand(document.report),
         narrowed=document.structure is not None,
     )
 

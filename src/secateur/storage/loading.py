@@ -12,6 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from secateur.columns import expand
 from secateur.cutting import cut_
 from secateur.document import Document
 from secateur.errors import BadFile
@@ -143,7 +144,7 @@ def _report(document: Document) -> Report | None:
     if document.report is None:
         return None
     try:
-        return _REPORT.validate_python(document.report)
+        return _REPORT.validate_python(expand(document.report))
     except ValidationError as error:
         first = error.errors()[0]
         raise BadFile(f"the receipt is wrong at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

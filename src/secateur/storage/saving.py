@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from secateur.columns import compact
 from secateur.errors import WrongModel
 from secateur.masks import Masks
 from secateur.narrowing import structure_of
@@ -61,7 +62,7 @@ def packed_model(pruned: Pruned | nn.Module, *, dtype: str | None = None) -> Pac
         tensors=packed.document.tensors | of_masks.document.tensors,
         tied=packed.document.tied | of_masks.document.tied,
         masks=words,
-        report=pruned.report.to_dict() if isinstance(pruned, Pruned) else None,
+        report=compact(pruned.report.to_dict()) if isinstance(pruned, Pruned) else None,
         structure=structure.to_dict() if structure else None,
     )
     return Packed(parts={**packed.parts, **of_masks.parts}, document=document)
