@@ -30,7 +30,7 @@ def cut_(model: nn.Module, structure: Structure, optimizer: Any = None) -> Calla
     _check(model, structure, tensors)
     undo: list[Callable[[], None]] = []
     for name, dims in structure.kept.items():
-        undo += _cut_tensor(model, name, tensors[name], dims, optimizer)
+        undo += _cut_tensor(model, tensors[name], dims, optimizer)
     for module in model.modules():
         undo.append(_remember(module))
         follow_(module)
@@ -66,7 +66,7 @@ def _check(model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]
             raise WrongModel(f"the structure sets {attribute!r} of '{path}' to {size}; here it is {value!r}")
 
 
-def _cut_tensor(model: nn.Module, name: str, tensor: Tensor, dims: Any, optimizer: Any) -> list[Callable[[], None]]:
+def _cut_tensor(model: nn.Module, tensor: Tensor, dims: Any, optimizer: Any) -> list[Callable[[], None]]:
     whole = tensor.shape
 
     def cut(data: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def _cut_tensor(model: nn.Module, name: str, tensor: Tensor, dims: Any, optimize
             data = data.index_select(dim, torch.as_tensor(kept, device=data.device))
         return data
 
-    undo = [_swap_data(model, name, tensor, cut(tensor.data))]
+    undo = [_swap_data(model, tensor, cut(tensor.data))]
     state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
     for key, value in list(state.items()):
         if isinstance(value, Tensor) and value.shape == whole:
@@ -83,21 +83,37 @@ def _cut_tensor(model: nn.Module, name: str, tensor: Tensor, dims: Any, optimize
     return undo
 
 
-def _swap_data(model: nn.Module, name: str, tensor: Tensor, data: Tensor) -> Callable[[], None]:
-    path, _, attribute = name.rpartition(".")
-    module = model.get_submodule(path)
-    if attribute in module._buffers:
-        module._buffers[attribute] = data
-        return lambda: module._buffers.__setitem__(attribute, tensor)
+def _swap_data(model: nn.Module, tensor: Tensor, data: Tensor) -> Callable[[], None]:
+    if not isinstance(tensor, nn.Parameter):
+        return _put_everywhere(model, tensor, data)
     old, gradient = tensor.data, tensor.grad
     tensor.grad = None
     if type(data) is type(old) is Tensor:
         tensor.data = data
     else:  # tensors without storage of their own (fake ones) cannot be resized in place
-        module._parameters[attribute] = nn.Parameter(data, requires_grad=tensor.requires_grad)
+        _put_everywhere(model, tensor, nn.Parameter(data, requires_grad=tensor.requires_grad))
 
     def restore() -> None:
         tensor.data, tensor.grad = old, gradient
+
+    return restore
+
+
+def _put_everywhere(model: nn.Module, old: Tensor, fresh: Tensor) -> Callable[[], None]:
+    """Put ``fresh`` wherever modules hold ``old``: several may share it."""
+    homes: list[tuple[dict[str, Any], str]] = [
+        (home, name)
+        for module in model.modules()
+        for home in (module._parameters, module._buffers)
+        for name, tensor in home.items()
+        if tensor is old
+    ]
+    for home, name in homes:
+        home[name] = fresh
+
+    def restore() -> None:
+        for home, name in homes:
+            home[name] = old
 
     return restore
 
