@@ -83,16 +83,14 @@ def _hold_ends(dye: Dye, model: nn.Module, out: Any, ignore: Ignore | Iterable[I
 def _plain_kernels(model: nn.Module) -> Iterator[None]:
     """Let fused layers run as the operations they consist of, so that each can be seen."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, one = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(one and not recurrent)  # mkldnn.flags() warns about Intel GPUs on every machine
     try:
-        if recurrent:
-            with torch.backends.mkldnn.flags(enabled=False):
-                yield
-        else:
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(one)
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:

@@ -71,6 +71,10 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a layer was made by buffers alone."""
         return int(layer[(0,) * layer.dim()]) in self.buffers
 
+    def from_nobody(self, layer: Tensor) -> bool:
+        """Whether a layer is made of jokers: of sizes that no tensor of the model owns."""
+        return int(layer[(0,) * layer.dim()]) >= self.buffers.stop
+
     def of(self, tensor: Any) -> Layers:
         """The layers of a tensor; none for constants."""
         return getattr(tensor, "_dye", ()) if isinstance(tensor, Tensor) else ()

@@ -39,13 +39,22 @@ def attention(
         dye.tie(everyone[0], colours)
     if everyone and not all(heads.values()):
         dye.freeze(everyone[0], "attends with a fixed number of heads")
-    if mask is not None and mask.dim() == 4 and mask.shape[1] > 1:
+    if mask is not None and mask.dim() == 4 and not _same_for_all_heads(mask):
         contract(dye, everyone[:1], [dye.along(la, 1) for la in dye.on(mask, 1)])
+    if dye.whole and everyone:
+        for layer in (la for la in sides["v"] if 3 in axes(la) and 1 not in axes(la)):
+            dye.freeze(layer, "is inside heads, which leave whole")  # multi-query: all heads share these
+        sides["v"] = tuple(la for la in sides["v"] if 1 in axes(la))
     _couple_widths(dye, sides, explicit_scale=explicit_scale)
     result = [la.narrow(2, 0, 1).expand(out.shape) for la in sides["v"] if 3 in axes(la) and 2 not in axes(la)]
     if everyone and not any(1 in axes(r) for r in result):
         result.append(spread(everyone[0], out.shape, 1))
     return tuple(result)
+
+
+def _same_for_all_heads(mask: Tensor) -> bool:
+    """Whether the code made one mask and expanded it: by an attribute, which follows, or else the trial run fails."""
+    return mask.shape[1] == 1 or bool((mask == mask[:, :1]).all())
 
 
 def _has_heads(dye: Dye, layer: Tensor) -> bool:

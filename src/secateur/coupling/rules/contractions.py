@@ -112,6 +112,25 @@ def _settle_batch(dye: Dye, layer: Tensor) -> Tensor:
     return layer
 
 
+@rule("_trilinear")
+def _(dye: Dye, out: Any, *args: Any, **kwargs: Any) -> Any:
+    """Three factors, each given axes of size 1 first; then multiplied and summed over some axes (``nn.Bilinear``)."""
+    summed, made = set(args[6]), []
+    for axis in range(args[0].dim() + len(args[3])):
+        sides: list[list[Tensor]] = []
+        for factor, added in zip(args[:3], args[3:6], strict=True):
+            if axis not in added:
+                own = axis - sum(d < axis for d in added)
+                sides.append([dye.along(la, own) for la in dye.on(factor, own)])
+        if axis in summed:
+            contract(dye, *sides)
+        elif len(found := [colours for side in sides for colours in side]):
+            for colours in found[1:]:
+                dye.tie(found[0], colours)
+            made.append(spread(found[0], out.shape, axis - sum(d < axis for d in summed)))
+    return tuple(made)
+
+
 @rule("bmm")
 def _(dye: Dye, out: Any, a: Any, b: Any) -> Any:
     return batched(dye, out, a, b)

@@ -29,7 +29,7 @@ def _(
         for layer in dye.on(weight, d):
             dye.freeze(layer, "is a kernel position")
     for layer in dye.of(x):
-        if set(axes(layer)) - {0, 1}:
+        if set(axes(layer)) - {0, 1} and 1 not in axes(layer):  # otherwise `along` ties what shares a channel
             dye.freeze(layer, "varies in space")
     inputs = [dye.along(la, 1) for la in dye.on(x, 1)]
     rows = [dye.along(la, w_out) for la in dye.on(weight, w_out)]

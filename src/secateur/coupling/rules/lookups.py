@@ -18,11 +18,3 @@ def _(dye: Dye, out: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
     for layer in dye.on(weight, 0):
         dye.freeze(layer, "is looked up by index")
     return [tuple(spread(dye.along(la, 1), out[0].shape, 1) for la in dye.on(weight, 1)), (), (), ()]
-
-
-@rule("_trilinear")
-def _(dye: Dye, out: Any, a: Any, b: Any, c: Any, *args: Any, **kwargs: Any) -> Any:
-    for t in (a, b, c):
-        for layer in dye.of(t):
-            dye.freeze(layer, "is part of a trilinear product")
-    return ()

@@ -45,7 +45,19 @@ def _(dye: Dye, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         for layer in dye.of(x):
             dye.freeze(layer, "is reinterpreted as another type")
         return ()
-    return tuple(reshape(layer, out.shape) for layer in dye.of(x))
+    layers = [reshape(layer, out.shape) for layer in dye.of(x)]
+    return tuple(layer for layer in layers if not _repeats(dye, layer, layers))
+
+
+def _repeats(dye: Dye, layer: Tensor, layers: list[Tensor]) -> bool:
+    """An expanded axis that was merged with channels repeats them (grouped queries); how often stays as it is."""
+    if not dye.from_nobody(layer):
+        return False
+    owned = {d for other in layers if not dye.from_nobody(other) for d in axes(other)}
+    if not owned & set(axes(layer)):
+        return False
+    dye.freeze(layer, "says how often channels are repeated")
+    return True
 
 
 @rule("expand", "broadcast_to")
@@ -86,6 +98,17 @@ def _(dye: Dye, out: Any, x: Any, sizes: Any, dim: Any = 0) -> Any:
                 for piece in pieces[1:]:
                     dye.tie(pieces[0], piece)
     return [tuple(compress(p[i]) for p in parts) for i in range(len(out))]
+
+
+@rule("glu")
+def _(dye: Dye, out: Any, x: Any, dim: Any = -1) -> Any:
+    first = []
+    for layer in dye.of(x):
+        value, gate = layer.chunk(2, dim)
+        if dim % layer.dim() in axes(layer):
+            dye.tie(value, gate)
+        first.append(compress(value))
+    return tuple(first)
 
 
 @rule("cat", "concat", "concatenate")

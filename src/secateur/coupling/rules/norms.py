@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.coupling.dyeing import Dye, rule
 from secateur.coupling.layering import axes, spread
@@ -97,7 +97,9 @@ def _(dye: Dye, out: Any, v: Any, g: Any, dim: Any = 0) -> Any:
         dye.tie(first[0], dye.along(la, dim)) if first else dye.freeze(la, "scales a weight of fixed size")
     kept = []
     for layer in dye.of(v):
-        if axes(layer) == (dim,):
+        if axes(layer) == (dim % v.dim(),) or isinstance(
+            v, nn.Parameter
+        ):  # masked weights are zeros: norms do not change
             kept.append(layer)
         else:
             dye.freeze(layer, "is normalised together with the rest of its filter")
