@@ -65,3 +65,9 @@ def test_layers_are_found_by_name_path_and_glob_and_the_first_wins():
     assert found == {"enc.1.weight": 0.1, "enc.0.weight": 0.5, "head.weight": 0.9}
     with pytest.raises(UnknownName, match="'nope'"):
         lookup_per_layer({"nope": 0.1}, names, "overrides")
+
+
+def test_a_floor_that_a_cap_relieves_is_not_fixed_too_early():
+    """ "a" wants 9.0 and may have 2; what it leaves lifts "b" from 0.9 to 7 of its own."""
+    limits = {"a": 2, "b": 99, "c": 99}
+    assert share_out({"a": 100, "b": 10, "c": 1}, 10, limits=limits, min_kept=1) == {"a": 2, "b": 7, "c": 1}

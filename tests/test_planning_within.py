@@ -48,3 +48,19 @@ def test_n_of_m_within(pattern):
     later = plan(Scores({"w": torch.randn(4, 8)}), granularity_of(pattern), None, within=half)
     assert (later["w"].view(4, 2, 4).sum(-1) == n).all()
     assert later == (later & half)
+
+
+def test_an_allocation_that_asks_for_more_than_is_left_brings_nothing_back():
+    """ERK wants the small layer dense, of which half is gone."""
+    scores = Scores({"small": torch.rand(3, 3), "large": torch.rand(60, 60)})
+    half = plan(scores, granularity_of("unstructured"), allocation_of("layer", 0.5))
+    later = plan(scores, granularity_of("unstructured"), allocation_of("erk", 0.75), within=half)
+    assert later == (later & half)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk", "lamp"])
+def test_whole_number_scores_within(scope):
+    scores = Scores({"w": torch.arange(16).view(4, 4)})
+    half = plan(scores, granularity_of("unstructured"), allocation_of("layer", 0.5))
+    later = plan(scores, granularity_of("unstructured"), allocation_of(scope, 0.75), within=half)
+    assert later["w"].nonzero().tolist() == [[3, column] for column in range(4)]

@@ -159,3 +159,21 @@ def test_many_scores_rank_as_torch_sorts_them(seed, sizes, levels, sparsity, dty
     expected[order] = True
     masks = plan(Scores(values), granularity_of("unstructured"), allocation_of("global", sparsity))
     assert torch.equal(torch.cat([masks[name] for name in values]), expected)
+
+
+@settings(max_examples=60)
+@given(
+    data=st.data(),
+    granularity=st.sampled_from([g for g in GRANULARITIES if g != "1x"]),
+    scope=st.sampled_from(["global", "layer", "erk", "lamp"]),
+    piece=st.integers(1, 40),
+    sparsity=st.floats(0, 0.99),
+)
+def test_pieces_of_any_size_give_the_same_masks(data, granularity, scope, piece, sparsity):
+    values, layout = data.draw(tensors(granularity))
+    scores = Scores({"w": values}, facts={"w": LAYOUTS[layout]})
+    allocation = None if granularity[0].isdigit() else allocation_of(scope, sparsity)
+    whole = plan(scores, granularity_of(granularity), allocation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secateur.units.PIECE", piece)
+        assert plan(scores, granularity_of(granularity), allocation) == whole
