@@ -65,8 +65,8 @@ def narrow(
     expected = _outputs(thin, example_inputs)
     undo = cut_(thin, structure, optimizer)
     try:
-        _compare(expected, _outputs(thin, example_inputs), tolerance, coupling)
-    except Exception:
+        _compare(expected, _narrowed_outputs(thin, example_inputs, coupling), tolerance, coupling)
+    except BaseException:
         undo()
         with torch.no_grad():
             for name, value in kept.items():
@@ -93,6 +93,16 @@ def _outputs(model: nn.Module, example_inputs: Any) -> list[Tensor]:
         outputs = tensors_of(run(model, example_inputs))
     torch.set_rng_state(generator)
     return [t.clone() for t in outputs]
+
+
+def _narrowed_outputs(model: nn.Module, example_inputs: Any, coupling: Coupling) -> list[Tensor]:
+    try:
+        return _outputs(model, example_inputs)
+    except Exception as error:
+        raise NarrowingFailed(
+            f"the narrowed model does not run ({type(error).__name__}: {str(error).strip()[:200]}); the model was left as it "
+            f"was. {coupling.advice()}"
+        ) from error
 
 
 def _compare(expected: list[Tensor], found: list[Tensor], tolerance: float, coupling: Coupling) -> None:

@@ -45,6 +45,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tables: dict[tuple[Any, ...], Tensor] = {}  # layers that vary on several axes must stay rectangular
         self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
         self.shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+        self.aliases = _aliases(model)
         self.stack: list[str] = []
         self.operation = ""
         self._dye_parameters(model)
@@ -169,6 +170,13 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             before.remove()
             after.remove()
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Every name of every tensor to the first: tied weights and reused modules have several."""
+    first = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: first[id(tensor)] for name, tensor in every}
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

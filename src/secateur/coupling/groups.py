@@ -68,12 +68,13 @@ class Coupling:
         Raises:
             UnknownName: nothing of that name was seen.
         """
-        names = [n for n in self.dye.owners if n == layer or n.startswith(f"{layer}.")]
+        aliases = self.dye.aliases.items()
+        names = dict.fromkeys(own for n, own in aliases if n == layer or n.startswith(f"{layer}.") or not layer)
         if not names:
             raise UnknownName(
                 f"{layer!r} is no module or tensor of this network; there are: {', '.join(list(self.dye.owners)[:8])}, ..."
             )
-        return "\n".join(self._explain_dim(name, dim) for name in names for dim in self.dye.owners[name])
+        return "\n".join(self._explain_dim(name, dim) for name in names for dim in self.dye.owners.get(name, {}))
 
     def advice(self) -> str:
         """What to do when narrowing fails."""

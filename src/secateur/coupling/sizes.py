@@ -77,7 +77,26 @@ class Sizes(TorchFunctionMode):
         for axis, size in enumerate(sizes):
             self._note(size, out, axis)
 
-    _watch_reshape = _watch_expand = _watch_view
+    _watch_reshape = _watch_expand = _watch_new_zeros = _watch_new_ones = _watch_new_empty = _watch_view
+
+    def _watch_zeros(self, out: Tensor, *shape: Any, size: Any = (), **_: Any) -> None:
+        self._watch_view(out, out, *(shape or (size,)))
+
+    _watch_ones = _watch_empty = _watch_randn = _watch_rand = _watch_zeros
+
+    def _watch_full(self, out: Tensor, size: Any, *_: Any, **__: Any) -> None:
+        self._watch_view(out, out, size)
+
+    def _watch_new_full(self, out: Tensor, _x: Tensor, size: Any, *_: Any, **__: Any) -> None:
+        self._watch_view(out, out, size)
+
+    def _watch_group_norm(self, _out: Tensor, x: Tensor, groups: Any, *_: Any, **__: Any) -> None:
+        self._note_groups(groups, x)
+
+    def _note_groups(self, groups: Any, x: Tensor) -> None:
+        if isinstance(groups, Traced):
+            for layer in self.dye.on(x, 1):
+                self.uses.append(SizeUse(groups.expression, _lines(layer, 1).view(int(groups), -1)))
 
     def _watch_unflatten(self, out: Tensor, x: Tensor, dim: int, sizes: Any) -> None:
         for k, size in enumerate(sizes):
@@ -116,10 +135,7 @@ class Sizes(TorchFunctionMode):
                     self.uses.append(SizeUse(expression, part))
 
     def _watch_conv2d(self, _out: Tensor, x: Tensor, *rest: Any, **named: Any) -> None:
-        groups = named.get("groups", rest[5] if len(rest) > 5 else 1)
-        if isinstance(groups, Traced):
-            for layer in self.dye.on(x, 1):
-                self.uses.append(SizeUse(groups.expression, _lines(layer, 1).view(int(groups), -1)))
+        self._note_groups(named.get("groups", rest[5] if len(rest) > 5 else 1), x)
 
     _watch_conv1d = _watch_conv3d = _watch_conv2d
 
@@ -133,11 +149,19 @@ class Sizes(TorchFunctionMode):
                 if traced is not None:
                     kept.append((module, attribute, value))
                     module.__dict__[attribute] = traced
+        width = nn.modules.module.register_module_forward_pre_hook(self._watch_width)
         try:
             yield
         finally:
+            width.remove()
             for module, attribute, value in kept:
                 module.__dict__[attribute] = value
+
+    def _watch_width(self, module: nn.Module, args: Any) -> None:
+        """Norms without tensors of their own say their width in an attribute alone."""
+        if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+            for attribute in ("num_features", "num_channels"):
+                self._note(vars(module).get(attribute), args[0], 1)
 
     def _traced(self, value: Any, path: str, attribute: str) -> Any:
         if type(value) is int and value > 1:

@@ -124,7 +124,7 @@ def _(dye: Dye, out: Any, *args: Any, **kwargs: Any) -> Any:
                 sides.append([dye.along(la, own) for la in dye.on(factor, own)])
         if axis in summed:
             contract(dye, *sides)
-        elif len(found := [colours for side in sides for colours in side]):
+        elif found := [colours for side in sides for colours in side]:
             for colours in found[1:]:
                 dye.tie(found[0], colours)
             made.append(spread(found[0], out.shape, axis - sum(d < axis for d in summed)))
