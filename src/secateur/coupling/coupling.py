@@ -71,6 +71,7 @@ def couple(
 def _hold_ends(dye: Dye, model: nn.Module, out: Any, ignore: Ignore | Iterable[Ignore]) -> None:
     dye.operation, dye.stack = "output", []
     for tensor in tensors_of(out):
+        dye.use(tensor)
         for layer in dye.of(tensor):
             dye.freeze(layer, "reaches the model's output")
     dye.operation = "ignore"

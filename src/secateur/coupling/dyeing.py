@@ -108,6 +108,16 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The colours of this layer may not leave."""
         self.palette.freeze(layer, self.why(reason))
 
+    def freeze_if_used(self, out: Tensor, layer: Tensor, reason: str) -> None:
+        """The colours of this layer may not leave if anything reads ``out``: averaged attention is often thrown away."""
+        out._dye_debts = (*getattr(out, "_dye_debts", ()), (layer, self.why(reason)))  # type: ignore[attr-defined]
+
+    def use(self, tree: Any) -> None:
+        """Settle what `freeze_if_used` left open on these tensors."""
+        for tensor in _tensors(tree):
+            for layer, why in tensor.__dict__.pop("_dye_debts", ()):
+                self.palette.freeze(layer, why)
+
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Colours at equal positions leave together."""
         self.palette.tie(a, b)
@@ -130,6 +140,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        self.use((args, kwargs))
         name = func._schema.name
         name = name.removeprefix("aten::")
         self.operation = name

@@ -133,6 +133,7 @@ def concatenate(dye: Dye, out: Tensor, tensors: list[Tensor], dim: int) -> Layer
     if not any(dye.of(t) for t in tensors):
         return ()
     result = [_in_a_row(dye, tensors, dim)] if any(dye.on(t, dim) for t in tensors) else []
+    result += _agreed_table(dye, out, tensors, dim)
     for axis in range(out.dim()):
         if axis != dim and out.shape[axis] > 1 and not any(axis in axes(done) for done in result):
             colours = _agreed(dye, tensors, axis)
@@ -153,6 +154,17 @@ def _in_a_row(dye: Dye, tensors: list[Tensor], dim: int) -> Tensor:
     joined = torch.cat(thin, dim)
     shape = [joined.shape[d] if d == dim else size for d, size in enumerate(row[0].shape)]
     return compress(joined.expand(shape))
+
+
+def _agreed_table(dye: Dye, out: Tensor, tensors: list[Tensor], dim: int) -> list[Tensor]:
+    """The layer over several axes (heads and what is inside them) that every piece has alike."""
+    tables = [[la for la in dye.of(t) if len(axes(la)) > 1 and dim not in axes(la)] for t in tensors]
+    if any(len(found) != 1 or axes(found[0]) != axes(tables[0][0]) for found in tables):
+        return []
+    thin = [found[0].narrow(dim, 0, 1) for found in tables]
+    for table in thin[1:]:
+        dye.tie(thin[0], table)
+    return [thin[0].expand(out.shape)]
 
 
 def _agreed(dye: Dye, tensors: list[Tensor], axis: int) -> Tensor | None:

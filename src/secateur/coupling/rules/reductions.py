@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.coupling.dyeing import Dye, rule
-from secateur.coupling.layering import compress
+from secateur.coupling.layering import axes, compress
 from secateur.coupling.rules.holds import hold
 from secateur.coupling.rules.pointwise import pointwise
 
@@ -16,6 +16,9 @@ def reduce(dye: Dye, out: Tensor, x: Tensor, dims: Iterable[int] | None, keepdim
     gone = {d % max(1, x.dim()) for d in dims} if dims else set(range(x.dim()))
     result = []
     for layer in dye.of(x):
+        if axes(layer) and set(axes(layer)) <= gone:
+            dye.freeze_if_used(out, layer, "is reduced over all channels")
+            continue
         held = hold(dye, layer, gone, "is reduced over all channels")
         if held is None:
             continue
