@@ -3,7 +3,8 @@
 Every repeat measures all ways one after the other, so that a busy moment of the machine hits all of them; the median counts.
 ``plain`` is ``safetensors.torch.save_file`` and ``load_file`` + ``load_state_dict``; ``plain+fsync`` waits for the disk, as
 `secateur.save` does. Files are read from the page cache. Peak memory is the growth of the resident set, which for reading
-includes the pages of the mapped file.
+includes the pages of the mapped file. ``cpu`` is user and system time of the process: what the work costs when the machine has
+other things to do (its load average is recorded).
 
     python -m benchmarks.storage              about two minutes, 5 GB of free memory and disk
 """
@@ -79,12 +80,14 @@ def measure(model: nn.Module, fresh: nn.Module, repeats: int) -> dict[str, Any]:
         doing = ways(model, fresh, Path(folder))
         peaks = {name: peak(way) for name, way in doing.items()}
         seconds: dict[str, list[float]] = {name: [] for name in doing}
+        of_cpu: dict[str, list[float]] = {name: [] for name in doing}
         for _ in range(repeats):
             for name, way in doing.items():
                 if name.startswith("save"):  # onto an empty spot: freeing an old gigabyte is not the writer's time
                     (Path(folder) / ("ours" if "secateur" in name else "plain")).with_suffix(".safetensors").unlink()
-                begun = time.perf_counter()
+                begun, cpu = time.perf_counter(), time.process_time()
                 way()
+                of_cpu[name].append((time.process_time() - cpu) / gigabytes)
                 seconds[name].append((time.perf_counter() - begun) / gigabytes)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
         file = inspect(Path(folder) / "ours.safetensors")
@@ -97,6 +100,8 @@ def measure(model: nn.Module, fresh: nn.Module, repeats: int) -> dict[str, Any]:
             name: {"median": statistics.median(many), "low": min(many), "high": max(many)}
             for name, many in seconds.items()
         },
+        "cpu_seconds_per_gb": {name: statistics.median(many) for name, many in of_cpu.items()},
+        "load_average": os.getloadavg()[0],
         "peak_bytes_per_dense_byte": {name: peaks[name] / gigabytes / 1e9 for name in doing},
     }
 
@@ -120,6 +125,7 @@ def main() -> None:
         rows.append(row)
         said = "  ".join(f"{name} {one['median']:.2f}" for name, one in row["seconds_per_gb"].items())
         print(f"{pruning!s:>4} {row['format']:8} {row['file_bytes'] / row['dense_bytes']:.3f}  {said}", flush=True)
+        print("      cpu ", "  ".join(f"{n} {v:.2f}" for n, v in row["cpu_seconds_per_gb"].items()))
         print("     peak ", "  ".join(f"{n} {v:.2f}" for n, v in row["peak_bytes_per_dense_byte"].items()), flush=True)
     if not chosen.quick:
         record("storage", rows, out=chosen.out, unit="seconds per GB of dense weights, files in the page cache")

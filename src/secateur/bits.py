@@ -63,10 +63,16 @@ def pieces(count: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
         start, size = stop, _PIECE
 
 
-def count_nonzero(tensor: Tensor) -> int:
-    """How many weights have a bit set."""
-    bits = bits_of(tensor)
-    return sum(int(np.count_nonzero(bits[start:stop])) for start, stop in pieces(bits.size))
+def count_nonzero(tensor: Tensor, *, signed: bool = True) -> int:
+    """How many weights have a bit set; without ``signed``, a bit other than the sign of a float, so that -0.0 is a zero.
+
+    >>> count_nonzero(torch.tensor([0.0, -0.0, 1.0])), count_nonzero(torch.tensor([0.0, -0.0, 1.0]), signed=False)
+    (2, 1)
+    """
+    bits, shift = bits_of(tensor), tensor.is_floating_point() and not signed
+    return sum(
+        int(np.count_nonzero(bits[start:stop] << 1 if shift else bits[start:stop])) for start, stop in pieces(bits.size)
+    )
 
 
 def places_of(bits: Bits) -> Places:

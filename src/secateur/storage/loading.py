@@ -12,6 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from secateur.bits import count_nonzero
 from secateur.columns import expand
 from secateur.cutting import cut_
 from secateur.document import Document
@@ -155,6 +156,6 @@ def _counted(model: nn.Module) -> Report:
     counted = Profile(
         model=type(model).__name__,
         params=sum(weight.numel() for weight in weights),
-        nonzeros=sum(int(weight.count_nonzero()) for weight in weights),
+        nonzeros=sum(count_nonzero(weight, signed=False) for weight in weights),
     )
     return Report(before=counted, after=counted, notes=("the file holds no receipt",))
