@@ -52,16 +52,15 @@ def couple(
     """
     dye = Dye(model, whole=heads == "whole")
     sizes = Sizes(dye)
+    generator = torch.get_rng_state()
     try:
-        with torch.no_grad(), evaluating(model), _plain_kernels(model), dye.watching(model), sizes.tracing(model):
-            generator = torch.get_rng_state()
+        with torch.no_grad(), evaluating(model), _plain_kernels(model), dye.watching(model), sizes.tracing(model):  # noqa: SIM117
             with sizes, dye:
                 out = run(model, example_inputs)
-            torch.set_rng_state(generator)
-        _hold_ends(dye, model, out, ignore)
     finally:
-        for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.__dict__.pop("_dye", None)
+        torch.set_rng_state(generator)
+    _hold_ends(dye, model, out, ignore)
+    dye.layers.clear()
     parameters = frozenset(name for name, _ in model.named_parameters())
     kinds = _kinds(model)
     start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())

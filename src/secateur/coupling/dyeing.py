@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.coupling.layering import axes, compress
 from secateur.coupling.palette import Freeze, Palette
@@ -38,6 +39,10 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, *, whole: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.palette = Palette()
+        self.layers: Any = (
+            WeakTensorKeyDictionary()
+        )  # beside the tensors: modules may cache some, and nothing stays on them
+        self.debts: Any = WeakTensorKeyDictionary()
         self.whole = (
             whole  # heads and convolution groups leave whole; otherwise channels inside them leave, from all alike
         )
@@ -78,7 +83,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def of(self, tensor: Any) -> Layers:
         """The layers of a tensor; none for constants."""
-        return getattr(tensor, "_dye", ()) if isinstance(tensor, Tensor) else ()
+        return self.layers.get(tensor, ()) if isinstance(tensor, Tensor) else ()
 
     def put(self, tensor: Tensor, layers: Layers) -> None:
         """Dye a tensor."""
@@ -98,7 +103,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 small = small.squeeze()
                 key = (small.data_ptr(), tuple(small.shape), small.stride())
                 self.tables.setdefault(key, small)
-        tensor._dye = kept  # type: ignore[attr-defined]
+        self.layers[tensor] = kept
 
     def why(self, reason: str) -> Freeze:
         """A reason with the place we are at."""
@@ -110,12 +115,12 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def freeze_if_used(self, out: Tensor, layer: Tensor, reason: str) -> None:
         """The colours of this layer may not leave if anything reads ``out``: averaged attention is often thrown away."""
-        out._dye_debts = (*getattr(out, "_dye_debts", ()), (layer, self.why(reason)))  # type: ignore[attr-defined]
+        self.debts[out] = (*self.debts.get(out, ()), (layer, self.why(reason)))
 
     def use(self, tree: Any) -> None:
         """Settle what `freeze_if_used` left open on these tensors."""
-        for tensor in _tensors(tree):
-            for layer, why in tensor.__dict__.pop("_dye_debts", ()):
+        for tensor in _tensors(tree) if self.debts else ():
+            for layer, why in self.debts.pop(tensor, ()):
                 self.palette.freeze(layer, why)
 
     def tie(self, a: Tensor, b: Tensor) -> None:

@@ -9,7 +9,7 @@ from secateur.coupling.dyeing import Dye, Layers, rule
 from secateur.coupling.layering import axes, compress, reshape, spread
 
 MOVES = """permute transpose t unsqueeze squeeze select slice unbind index_select index gather take_along_dim diagonal
-flip roll repeat repeat_interleave as_strided unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 tril triu swapaxes narrow
+flip roll repeat repeat_interleave unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 tril triu swapaxes narrow
 expand_copy permute_copy select_copy slice_copy view_as_real view_as_complex take channel_shuffle native_channel_shuffle masked_select
 diag_embed block_diag"""
 
@@ -28,6 +28,18 @@ def _(dye: Dye, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(out, tuple | list):
         return [tuple(compress(r[i]) for r in results) for i in range(len(out))]
     return tuple(compress(r) for r in results)
+
+
+@rule("as_strided")
+def _(dye: Dye, out: Any, x: Any, size: Any, stride: Any, offset: Any = None) -> Any:
+    """Speaks of memory, so the colours are laid out in memory as the tensor is."""
+    start = x.storage_offset()
+    layers = []
+    for layer in dye.of(x):
+        memory = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.long)
+        memory.as_strided(x.shape, x.stride(), start).copy_(layer)
+        layers.append(compress(memory.as_strided(size, stride, start if offset is None else offset)))
+    return tuple(layers)
 
 
 def _complex(dye: Dye, out: Tensor, x: Tensor, name: str) -> Layers:
