@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from secateur.coupling.groups import Coupling
 from secateur.coupling.running import run, tensors_of
 from secateur.coupling.settling import settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
+from secateur.errors import UnknownName, UnknownOperation
 from secateur.gradients import evaluating
+from secateur.graphs import as_graph, batch_of
 from secateur.layers import facts_of
 from secateur.targets import Ignore, ignored_parameters
 
@@ -28,6 +31,7 @@ def couple(
     *,
     ignore: Ignore | Iterable[Ignore] = (),
     heads: str = "whole",
+    fallback: str | None = None,
 ) -> Coupling:
     """Find out which channels must leave together.
 
@@ -38,6 +42,8 @@ def couple(
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
         ignore: layers whose channels stay; see `secateur.targets.find_targets`.
         heads: "whole": attention heads and convolution groups leave as a whole; "inside": the same index leaves from every one.
+        fallback: "graph": where a class has sizes written into its code that hold channels back, couple an exported graph of
+            the model instead; `narrow` then returns a graph module. None: such channels stay.
 
     Returns:
         A `Coupling` with ``groups()`` and ``explain(layer)``.
@@ -50,31 +56,71 @@ def couple(
     ...     print(group)
     8 x channel of 0.weight: 0.weight[0], 0.bias[0], 1.weight[0], 1.bias[0], 3.weight[1], 1.running_mean[0], 1.running_var[0]
     """
+    if fallback not in (None, "graph"):
+        raise UnknownName(f'fallback={fallback!r} is not known: use "graph", or leave it out')
+    held = ignored_parameters(model, ignore)
+    try:
+        own = _couple(model, example_inputs, held, heads)
+    except UnknownOperation as error:
+        if fallback is None:
+            raise
+        return _couple_graph(model, example_inputs, held, heads, [str(error)])
+    why = list(dict.fromkeys(map(str, own.dye.palette.held_by_code)))
+    if fallback is None or not why:
+        return own
+    try:
+        graph = _couple_graph(model, example_inputs, held, heads, why)
+    except UnknownOperation as error:
+        return replace(own, said=f"fallback='graph' did not help: {error}")
+    return graph if graph.weights() > own.weights() else own
+
+
+def _couple_graph(model: nn.Module, example_inputs: Any, held: set[str], heads: str, why: list[str]) -> Coupling:
+    """Couple an exported graph of ``model``, and say why."""
+    graph = as_graph(model, example_inputs)
+    batch = batch_of(graph)
+    more = f" and {len(why) - 3} more reason(s)" if len(why) > 3 else ""
+    said = (
+        f"Some channels cannot leave {type(model).__name__} in its own class ({'; '.join(why[:3])}{more}), so the result is an exported "
+        f"graph that computes the same; its batch size is {'free' if batch is None else f'fixed to {batch}'}, its other sizes are fixed"
+    )
+    return replace(_couple(graph, example_inputs, held, heads, model), graph=graph, said=said)
+
+
+def _couple(
+    model: nn.Module, example_inputs: Any, held: set[str], heads: str, classes: nn.Module | None = None
+) -> Coupling:
+    """Couple what runs; ``classes`` is the model that a graph was made from."""
+    classes = classes or model
     dye = Dye(model, whole=heads == "whole")
     sizes = Sizes(dye)
     generator = torch.get_rng_state()
     try:
-        with torch.no_grad(), evaluating(model), _plain_kernels(model), dye.watching(model), sizes.tracing(model):  # noqa: SIM117
+        with torch.no_grad(), evaluating(model), _plain_kernels(classes), dye.watching(model), sizes.tracing(model):  # noqa: SIM117
             with sizes, dye:
                 out = run(model, example_inputs)
     finally:
         torch.set_rng_state(generator)
-    _hold_ends(dye, model, out, ignore)
+    _hold_ends(dye, out, held)
     dye.layers.clear()
     parameters = frozenset(name for name, _ in model.named_parameters())
-    kinds = _kinds(model)
+    kinds = _kinds(classes)
     start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
-    return settle_by_trial(model, example_inputs, settle(start, kinds), kinds)
+    return settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
 
 
-def _hold_ends(dye: Dye, model: nn.Module, out: Any, ignore: Ignore | Iterable[Ignore]) -> None:
+def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
     dye.operation, dye.stack = "output", []
     for tensor in tensors_of(out):
         dye.use(tensor)
         for layer in dye.of(tensor):
             dye.freeze(layer, "reaches the model's output")
+    dye.operation = "couple"
+    for name in dye.unread.values():
+        for colours in dye.owners.get(name, {}).values():
+            dye.freeze(colours, "is not used in this example")
     dye.operation = "ignore"
-    for name in ignored_parameters(model, ignore):
+    for name in held:
         for colours in dye.owners.get(name, {}).values():
             dye.freeze(colours, f"{name} is to be left alone")
 

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from secateur.coupling.layering import axes, compress
 from secateur.coupling.palette import Freeze, Palette
 from secateur.errors import UnknownOperation
+from secateur.graphs import following
 
 __all__ = ["RULES", "Dye", "rule"]
 
@@ -51,6 +52,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
         self.shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
         self.aliases = _aliases(model)
+        self.unread: dict[int, str] = {}  # what no operation has met yet
         self.stack: list[str] = []
         self.operation = ""
         self._dye_parameters(model)
@@ -62,6 +64,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.buffers = range(self.palette.size, self.palette.size)
             if not tensor.is_floating_point() or tensor.dim() == 0:
                 continue
+            self.unread[id(tensor)] = name
             layers = []
             for d, size in enumerate(tensor.shape):
                 if size > 1:
@@ -146,6 +149,8 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.use((args, kwargs))
+        for tensor in _tensors((args, kwargs)):
+            self.unread.pop(id(tensor), None)
         name = func._schema.name
         name = name.removeprefix("aten::")
         self.operation = name
@@ -182,7 +187,8 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = nn.modules.module.register_module_forward_pre_hook(lambda m, _: self.stack.append(names.get(m, "?")))
         after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
         try:
-            yield
+            with following(model, self.stack):
+                yield
         finally:
             before.remove()
             after.remove()

@@ -1,11 +1,13 @@
 """From colours to groups: what leaves together, where it sits, and why the rest stays."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.palette import Freeze
@@ -57,10 +59,21 @@ class Coupling:
     classes: Tensor = field(repr=False)
     parameters: frozenset[str] = field(repr=False)
     found: tuple[Group, ...]
+    graph: GraphModule | None = field(default=None, repr=False)  # what was coupled in place of the model
+    said: str = field(default="", repr=False)  # about the fallback to a graph, for the receipt
 
     def groups(self) -> tuple[Group, ...]:
         """The groups of units that may leave."""
         return self.found
+
+    def weights(self) -> int:
+        """How many weights the groups consist of; one that sits in two groups counts twice."""
+        shapes = self.dye.shapes
+        return sum(
+            index.numel() * math.prod(shapes[name]) // shapes[name][dim]
+            for group in self.found
+            for (name, dim), index in group.places.items()
+        )
 
     def explain(self, layer: str) -> str:
         """Say, for a module path or tensor name, what each dimension is coupled to, and why parts of it may not leave.

@@ -34,6 +34,7 @@ class Palette:
         self._ties: list[Tensor] = []
         self._frozen: list[tuple[Tensor, Freeze]] = []
         self._seen: set[tuple[int, ...]] = set()
+        self.held_by_code: list[Freeze] = []  # what a class holds that could leave in a graph
 
     def fresh(self, count: int) -> Tensor:
         """``count`` new colours, ``[count]``."""

@@ -42,8 +42,14 @@ def settle_tables(dye: Dye) -> Tensor:
         classes = dye.palette.settle()
 
 
-def settle_by_trial(model: nn.Module, example_inputs: Any, coupling: Coupling, kinds: dict[str, str]) -> Coupling:
-    """Offer only groups that survive a trial: half of each leaves a copy without data, and that copy runs."""
+def settle_by_trial(
+    model: nn.Module, example_inputs: Any, coupling: Coupling, kinds: dict[str, str], classes: nn.Module | None = None
+) -> Coupling:
+    """Offer only groups that survive a trial: half of each leaves a copy without data, and that copy runs.
+
+    ``classes`` is the model that a graph was made from: what fails is blamed on its modules.
+    """
+    modules = dict((classes or model).named_modules())
     blamed: set[tuple[str, bool]] = set()
     failure: Failure | None = None
     for _ in range(_ROUNDS):
@@ -54,7 +60,7 @@ def settle_by_trial(model: nn.Module, example_inputs: Any, coupling: Coupling, k
             failure = Failure(error.path, error)
         if failure is None:
             return coupling
-        if not _blame(model, coupling, failure, blamed):
+        if not _blame(modules, coupling, failure, blamed):
             break
         coupling = settle(coupling, kinds)
     assert failure is not None
@@ -63,9 +69,10 @@ def settle_by_trial(model: nn.Module, example_inputs: Any, coupling: Coupling, k
     ) from failure.error
 
 
-def _blame(model: nn.Module, coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
+def _blame(
+    modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]
+) -> bool:
     """Freeze the groups inside the failing module and others of its class; go outwards until something changes."""
-    modules = dict(model.named_modules())
     path = failure.path
     if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
         path = path.rpartition(".")[0]  # a torch layer is never wrong by itself: whoever calls it is
@@ -86,13 +93,15 @@ def _freeze_inside(
     kind = type(modules[path])
     prefixes = tuple(f"{p}." if p else "" for p, m in modules.items() if type(m) is kind)
     reason = f"the code of {kind.__name__} cannot follow: {str(failure.error).strip().splitlines()[0][:160]}"
-    hit = False
+    why, hit = Freeze(kind.__name__, path, reason), False
     for k, group in enumerate(coupling.found):
         names = [name for name, _ in group.places]
         inside = any((any if wide else all)(name.startswith(prefix) for name in names) for prefix in prefixes)
         if inside:
-            coupling.freeze(k, Freeze(kind.__name__, path, reason))
+            coupling.freeze(k, why)
             hit = True
+    if hit:
+        coupling.dye.palette.held_by_code.append(why)
     return hit
 
 
@@ -104,8 +113,18 @@ def _first(t: Tensor, axis: int) -> Tensor:
 
 
 def _free_slabs(now: Tensor, axis: int) -> int:
-    """How many slabs along ``axis`` could leave; most of all if they already leave whole."""
+    """How many units stay apart if slabs along ``axis`` leave whole; most of all if they already do."""
     if torch.equal(_first(now, axis).expand_as(now), now):
         return 1 << 30
     rows = now.movedim(axis, 0).reshape(now.shape[axis], -1)
-    return int((rows != 0).all(1).sum())
+    values, place = torch.unique(rows, return_inverse=True)
+    label = torch.arange(len(rows))
+    while True:  # slabs that share a class leave together
+        low = torch.full((len(values),), len(rows)).scatter_reduce_(
+            0, place.reshape(-1), label[:, None].expand_as(place).reshape(-1), "amin"
+        )
+        fresh = low[place].amin(1)
+        if torch.equal(fresh, label):
+            break
+        label = fresh
+    return len(set(label.tolist()) - set(label[(rows == 0).any(1)].tolist()))

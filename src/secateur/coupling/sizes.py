@@ -58,7 +58,7 @@ class Sizes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").partition(".")[0]
         watch = getattr(self, f"_watch_{name.strip('_')}", None)
         if watch is not None:
             with suppress(IndexError, TypeError):  # an unusual call of the same name says nothing about sizes
@@ -77,7 +77,7 @@ class Sizes(TorchFunctionMode):
         for axis, size in enumerate(sizes):
             self._note(size, out, axis)
 
-    _watch_reshape = _watch_expand = _watch_new_zeros = _watch_new_ones = _watch_new_empty = _watch_view
+    _watch_reshape = _watch_unsafe_view = _watch_expand = _watch_new_zeros = _watch_new_ones = _watch_new_empty = _watch_view
 
     def _watch_zeros(self, out: Tensor, *shape: Any, size: Any = (), **_: Any) -> None:
         self._watch_view(out, out, *(shape or (size,)))
@@ -106,6 +106,11 @@ class Sizes(TorchFunctionMode):
         given = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
         for piece, size in zip(out, given, strict=False):
             self._note(size, piece, dim)
+
+    _watch_split_with_sizes = _watch_split
+
+    def _watch_slice(self, _out: Tensor, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, *_: Any) -> None:
+        self._note_slice(slice(start, end), x, dim % x.dim())
 
     def _watch_narrow(self, out: Tensor, _x: Tensor, dim: int, _start: Any, length: Any) -> None:
         self._note(length, out, dim)
@@ -138,6 +143,7 @@ class Sizes(TorchFunctionMode):
         self._note_groups(named.get("groups", rest[5] if len(rest) > 5 else 1), x)
 
     _watch_conv1d = _watch_conv3d = _watch_conv2d
+    _watch_conv_transpose1d = _watch_conv_transpose2d = _watch_conv_transpose3d = _watch_conv2d
 
     @contextmanager
     def tracing(self, model: nn.Module) -> Iterator[None]:

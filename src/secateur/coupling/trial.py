@@ -3,7 +3,6 @@
 A ``forward`` can hold sizes that no attribute gives: ``C // num_heads`` of the input's shape, a literal, a shared config.
 """
 
-import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.coupling.running import run
 from secateur.cutting import cut_
+from secateur.graphs import copied, following
 from secateur.structure import Structure
 
 __all__ = ["Failure", "try_structure"]
@@ -47,7 +47,7 @@ def _try_without_data(model: nn.Module, example_inputs: Any, structure: Structur
 
 
 def _try_with_data(model: nn.Module, example_inputs: Any, structure: Structure) -> Failure | None:
-    thin = copy.deepcopy(model).eval()
+    thin = copied(model).eval()
     cut_(thin, structure)
     return _attempt(thin, example_inputs)
 
@@ -69,7 +69,7 @@ def _fake_copy(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(mode.from_tensor(parameter.detach()), requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = mode.from_tensor(buffer)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 @contextmanager
@@ -85,7 +85,8 @@ def _following(model: nn.Module, stack: list[str]) -> Iterator[None]:
         nn.modules.module.register_module_forward_hook(leave),
     ]
     try:
-        yield
+        with following(model, stack):
+            yield
     finally:
         for handle in handles:
             handle.remove()
