@@ -4,6 +4,7 @@ A ``forward`` can hold sizes that no attribute gives: ``C // num_heads`` of the 
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,8 @@ def _try_without_data(model: nn.Module, example_inputs: Any, structure: Structur
 def _try_with_data(model: nn.Module, example_inputs: Any, structure: Structure) -> Failure | None:
     thin = copied(model).eval()
     cut_(thin, structure)
-    return _attempt(thin, example_inputs)
+    with _quiet():
+        return _attempt(thin, example_inputs)
 
 
 def _attempt(model: nn.Module, example_inputs: Any) -> Failure | None:
@@ -98,6 +100,10 @@ def _quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.CRITICAL + 1)  # failures are findings here, not news
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # the user's own run says them again; as errors they would count as failures
+            yield
     finally:
         log.setLevel(level)
