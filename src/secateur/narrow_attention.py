@@ -29,7 +29,10 @@ class NarrowAttention(nn.MultiheadAttention):
         if not first:
             q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         q, k, v = self._project(q, k, v)
-        mask = self._mask(q, k, key_padding_mask, attn_mask, is_causal, batched)
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+        hinted = is_causal and key_padding_mask is None and not need_weights  # PyTorch then takes the hint for the mask
+        mask = None if hinted else self._mask(q, k, key_padding_mask, attn_mask, batched)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -37,7 +40,7 @@ class NarrowAttention(nn.MultiheadAttention):
             weights = torch.softmax(scores if mask is None else scores + mask, -1)
             heads = F.dropout(weights, dropout) @ v
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=hinted)
         out = self.out_proj(heads.transpose(1, 2).flatten(2))
         if weights is not None:
             weights = weights.mean(1) if average_attn_weights else weights
@@ -59,11 +62,7 @@ class NarrowAttention(nn.MultiheadAttention):
             made[1:] = [F.pad(t, (0, 0, 0, 1)) for t in made[1:]]
         return [t.reshape(*t.shape[:2], self.num_heads, self.head_dim).transpose(1, 2) for t in made]
 
-    def _mask(  # noqa: PLR0917 - everything that attention may be told to leave out
-        self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None, causal: bool, batched: bool
-    ) -> Tensor | None:
-        if mask is None and causal:
-            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+    def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None, batched: bool) -> Tensor | None:
         given = mask if mask is not None else padding
         extra = k.shape[2] - (given.shape[-1] if given is not None else k.shape[2])  # tokens that bias_k and zeros add
         total = None
