@@ -14,10 +14,10 @@ FLOORS = {
     0: "errors task scores masks facts units cuts report structure",
     1: "protocols",
     2: "granularities schedules allocations formats counting ranking bracketing radix planning packing columns document bits decoding rounding names",
-    3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting narrowing narrow_attention",
+    3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting narrowing narrow_attention graphs recapturing",
     4: "criteria costs solvers",
-    5: "methods sensitivity",
-    6: "storage reporting integrations recipe testing pruning demo",
+    5: "methods sensitivity probing",
+    6: "storage export reporting integrations recipe testing pruning demo",
     7: "cli",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -93,7 +93,7 @@ def test_the_front_door_loads_no_heavy_package():
     """``import secateur`` beside ``import torch``: nothing that only a door needs."""
     program = (
         "import torch, sys, time; start = time.perf_counter(); import secateur; took = time.perf_counter() - start;"
-        "heavy = {'matplotlib', 'typer', 'jinja2', 'sklearn', 'rich', 'tomli_w', 'click', 'PIL'};"
+        "heavy = {'matplotlib', 'typer', 'jinja2', 'sklearn', 'rich', 'tomli_w', 'click', 'PIL', 'onnx', 'onnxscript', 'onnxruntime'};"
         "print(sorted(heavy & set(sys.modules)), took)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

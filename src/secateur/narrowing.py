@@ -4,18 +4,21 @@ Channels whose every weight is masked leave for good: weights shrink, attributes
 both are run on the example and compared; a difference is an error, and everything is put back.
 """
 
-import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from secateur.coupling import Coupling, couple
 from secateur.coupling.running import run, tensors_of
 from secateur.cutting import cut_
-from secateur.errors import NarrowingFailed, NothingToPrune
+from secateur.errors import NarrowingFailed, NothingToPrune, WrongModel
 from secateur.gradients import evaluating
+from secateur.graphs import copied
 from secateur.masks import Masks
+from secateur.recapturing import captured_from
 from secateur.structure import Structure
 
 __all__ = ["narrow", "remember_structure_", "structure_of"]
@@ -45,13 +48,16 @@ def narrow(
         tolerance: largest relative difference to the masked model on the example.
 
     Returns:
-        The narrowed model, of the same class. It remembers its `Structure`, which `secateur.save` writes.
+        The narrowed model, of the same class, or a graph module if ``coupling`` fell back to a graph (with ``inplace`` it then holds
+        the model's own parameters, and the model itself is no longer of use). It remembers its `Structure`, which
+        `secateur.save` writes.
 
     Raises:
         NothingToPrune: no channel is masked entirely.
         NarrowingFailed: the narrowed model differs from the masked one; the model is as it was before.
     """
     masks.check(model)
+    inplace |= optimizer is not None
     coupling = coupling or couple(model, example_inputs)
     structure = coupling.structure_for(masks)
     if not structure.kept:
@@ -59,8 +65,10 @@ def narrow(
             "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
             "couple(model, example_inputs).groups() for what a channel consists of"
         )
-    thin = model if inplace or optimizer is not None else copy.deepcopy(model)
-    kept = {name: p.detach().clone() for name, p in thin.named_parameters() if name in masks} if thin is model else {}
+    if coupling.graph is not None:
+        structure = replace(structure, graph=captured_from(coupling.graph, example_inputs))
+    thin = _to_cut(model, coupling, inplace=inplace)
+    kept = {name: p.detach().clone() for name, p in thin.named_parameters() if name in masks} if inplace else {}
     masks.apply_(thin)
     expected = _outputs(thin, example_inputs)
     undo = cut_(thin, structure, optimizer)
@@ -79,12 +87,32 @@ def narrow(
 def remember_structure_(model: nn.Module, structure: Structure) -> None:
     """Leave a note on a narrowed model of how it was narrowed; a plain attribute, which copies and pickles with it."""
     model.__dict__[_ATTRIBUTE] = structure
+    if isinstance(model, GraphModule):
+        model.meta[_ATTRIBUTE] = structure  # the only thing of its own that a copy of a graph keeps
 
 
 def structure_of(model: nn.Module) -> Structure | None:
     """How ``model`` was narrowed, or None if it was not."""
-    found = getattr(model, _ATTRIBUTE, None)
+    found = getattr(model, _ATTRIBUTE, None) or getattr(model, "meta", {}).get(_ATTRIBUTE)
     return found if isinstance(found, Structure) else None
+
+
+def _to_cut(model: nn.Module, coupling: Coupling, *, inplace: bool) -> nn.Module:
+    """The model or its graph, or a copy that can be cut without a trace."""
+    if coupling.graph is None:
+        return model if inplace else copied(model)
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if inplace:
+        if any(own.get(name) is not p for name, p in coupling.graph.named_parameters()):
+            raise WrongModel(
+                "the graph in coupling= is of another model: call couple(model, ..., fallback='graph') again"
+            )
+        return coupling.graph.train(model.training)
+    thin = copied(coupling.graph)
+    with torch.no_grad():
+        for name, tensor in [*thin.named_parameters(), *thin.named_buffers()]:
+            tensor.copy_(own.get(name, tensor))
+    return thin.train(model.training)
 
 
 def _outputs(model: nn.Module, example_inputs: Any) -> list[Tensor]:

@@ -12,7 +12,26 @@ from torch import Tensor
 
 from secateur.errors import BadFile
 
-__all__ = ["Structure"]
+__all__ = ["Captured", "Structure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captured:
+    """How a model was captured as a graph, where its own class cannot be narrowed.
+
+    Args:
+        inputs: name ("" for a positional one), shape and type of each example input.
+        digest: of the graph's nodes.
+    """
+
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    digest: str
+
+    @classmethod
+    def from_list(cls, data: Any) -> "Captured":
+        """Read what a structure holds; types are names of torch's own."""
+        inputs = tuple((str(name), tuple(_size(s) for s in shape), _dtype(kind)) for name, shape, kind in data[0])
+        return cls(inputs=inputs, digest=str(data[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +42,13 @@ class Structure:
         shapes: original shape of every tensor that shrank, by parameter or buffer name.
         kept: tensor name to dimension to the indices that stay, ascending.
         sizes: ``(module path, attribute)`` to its new value; ``"split.1"`` is the second entry of a list attribute.
+        graph: how the model was captured first, if what was narrowed is a graph of it.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
     sizes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    graph: Captured | None = None
 
     def mask(self, name: str) -> Tensor:
         """What stays of the original tensor ``name``, as a bool tensor; only for tensors that shrank."""
@@ -46,7 +67,8 @@ class Structure:
         }
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         sizes = [[path, attribute, size] for (path, attribute), size in self.sizes.items()]
-        return {"shapes": shapes, "kept": kept, "sizes": sizes}
+        said = {"shapes": shapes, "kept": kept, "sizes": sizes}
+        return said if self.graph is None else said | {"graph": [list(self.graph.inputs), self.graph.digest]}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Structure":
@@ -62,15 +84,22 @@ class Structure:
                 for name, dims in data["kept"].items()
             }
             sizes = {(str(path), str(attribute)): _size(size) for path, attribute, size in data["sizes"]}
+            graph = Captured.from_list(data["graph"]) if "graph" in data else None
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BadFile(f"the structure section is damaged ({type(error).__name__}: {error})") from error
-        return cls(shapes=shapes, kept=kept, sizes=sizes)
+        return cls(shapes=shapes, kept=kept, sizes=sizes, graph=graph)
 
 
 def _size(value: Any) -> int:
     if type(value) is not int or not 0 < value < 1 << 40:
         raise ValueError(f"{value!r} is not a size")
     return value
+
+
+def _dtype(name: Any) -> str:
+    if not isinstance(getattr(torch, str(name), None), torch.dtype):
+        raise ValueError(f"{name!r} is not a type of tensor")
+    return str(name)
 
 
 def _to_bits(indices: tuple[int, ...], size: int) -> str:

@@ -25,6 +25,11 @@ class Freeze:
         where = f" in '{self.module}'" if self.module else ""
         return f"{self.reason} (`{self.operation}`{where})"
 
+    @property
+    def said(self) -> str:
+        """The reason without the place, so that equal reasons of many layers can be counted."""
+        return f"{self.reason} (`{self.operation}`)"
+
 
 class Palette:
     """Hands out colours, gathers ties, settles them into classes."""
@@ -75,6 +80,22 @@ class Palette:
             if torch.equal(fresh, label):
                 return label
             label = fresh
+
+    def causes(self, classes: Tensor) -> tuple[Tensor, list[Freeze]]:
+        """For every colour the place in the list of a reason why it may not leave; -1 where there is none."""
+        cause = torch.full((self.size,), -1)
+        for place, (colours, _) in reversed(list(enumerate(self._frozen))):
+            cause[colours] = place
+        cause[0] = -1
+        pairs = torch.cat(self._ties, 1) if self._ties else torch.zeros(2, 0, dtype=torch.long)
+        pairs = pairs[:, (classes[pairs] == 0).all(0) & (pairs != 0).all(0)]
+        while True:
+            before = cause
+            for here, there in (pairs, pairs.flip(0)):
+                new = (cause[here] < 0) & (cause[there] >= 0)
+                cause = cause.scatter(0, here[new], cause[there[new]])
+            if torch.equal(cause, before):
+                return cause, [why for _, why in self._frozen]
 
     def reasons(self, classes: Tensor, members: Tensor) -> list[Freeze]:
         """Why the colours in ``members`` may not leave: the freezes they were tied into (needs the tie graph)."""

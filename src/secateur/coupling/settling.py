@@ -69,9 +69,7 @@ def settle_by_trial(
     ) from failure.error
 
 
-def _blame(
-    modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]
-) -> bool:
+def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
     """Freeze the groups inside the failing module and others of its class; go outwards until something changes."""
     path = failure.path
     if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):

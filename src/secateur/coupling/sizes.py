@@ -77,7 +77,9 @@ class Sizes(TorchFunctionMode):
         for axis, size in enumerate(sizes):
             self._note(size, out, axis)
 
-    _watch_reshape = _watch_unsafe_view = _watch_expand = _watch_new_zeros = _watch_new_ones = _watch_new_empty = _watch_view
+    _watch_reshape = _watch_unsafe_view = _watch_expand = _watch_new_zeros = _watch_new_ones = _watch_new_empty = (
+        _watch_view
+    )
 
     def _watch_zeros(self, out: Tensor, *shape: Any, size: Any = (), **_: Any) -> None:
         self._watch_view(out, out, *(shape or (size,)))

@@ -19,6 +19,7 @@ from secateur.document import Document
 from secateur.errors import BadFile
 from secateur.masks import Masks
 from secateur.narrowing import remember_structure_
+from secateur.recapturing import recaptured
 from secateur.report import Profile, Pruned, Report
 from secateur.storage.container import Container, opened
 from secateur.storage.slots import slots_of
@@ -38,10 +39,11 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
         path: a file of `save`, or a plain safetensors file with all of the model's names.
         fresh_model: a new instance of the model's class, ``sc.load("m.safetensors", MyNet())``. Its parameters and buffers
             are written in place; their types and devices stay. Nothing is written when anything is wrong. The file of a
-            narrowed model narrows it first: pass an instance of the *original* class and size.
+            narrowed model narrows it first: pass an instance of the *original* class and size. Where narrowing fell back to a
+            graph, the graph is captured anew and shares the parameters of ``fresh_model``.
 
     Returns:
-        ``Pruned(fresh_model, masks, report)``. A file without masks gives empty ones; one without a receipt gives a
+        ``Pruned(model, masks, report)``; the model is ``fresh_model``, or its narrowed graph. A file without masks gives empty ones; one without a receipt gives a
         receipt that only counts.
 
     Raises:
@@ -52,6 +54,8 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
     with opened(path) as file:
         said = file.document.structure if file.document else None
         structure = None if said is None else Structure.from_dict(said)
+        if structure and structure.graph:
+            fresh_model = recaptured(fresh_model, structure.graph)
         undo = cut_(fresh_model, structure) if structure else None
         try:
             loaded = _fill(file, fresh_model, structure)
