@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from secateur.errors import WrongModel
 from secateur.narrow_attention import narrow_attention_
 from secateur.structure import Structure
 
 __all__ = ["cut_"]
+
+Homes = dict[int, list[tuple[dict[str, Any], str]]]  # where modules hold a tensor, by its identity
 
 
 def cut_(model: nn.Module, structure: Structure, optimizer: Any = None) -> Callable[[], None]:
@@ -28,9 +31,10 @@ def cut_(model: nn.Module, structure: Structure, optimizer: Any = None) -> Calla
     """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     _check(model, structure, tensors)
+    homes = _homes(model)
     undo: list[Callable[[], None]] = []
     for name, dims in structure.kept.items():
-        undo += _cut_tensor(model, tensors[name], dims, optimizer)
+        undo += _cut_tensor(homes, tensors[name], dims, optimizer)
     for module in model.modules():
         undo.append(_remember(module))
         follow_(module)
@@ -66,15 +70,17 @@ def _check(model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]
             raise WrongModel(f"the structure sets {attribute!r} of '{path}' to {size}; here it is {value!r}")
 
 
-def _cut_tensor(model: nn.Module, tensor: Tensor, dims: Any, optimizer: Any) -> list[Callable[[], None]]:
+def _cut_tensor(homes: Homes, tensor: Tensor, dims: Any, optimizer: Any) -> list[Callable[[], None]]:
     whole = tensor.shape
 
     def cut(data: Tensor) -> Tensor:
+        if isinstance(data, FakeTensor):  # a trial: only shapes matter
+            return data.new_empty([len(dims.get(d, range(size))) for d, size in enumerate(data.shape)])
         for dim, kept in dims.items():
             data = data.index_select(dim, torch.as_tensor(kept, device=data.device))
         return data
 
-    undo = [_swap_data(model, tensor, cut(tensor.data))]
+    undo = [_swap_data(homes, tensor, cut(tensor.data))]
     state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
     for key, value in list(state.items()):
         if isinstance(value, Tensor) and value.shape == whole:
@@ -83,15 +89,15 @@ def _cut_tensor(model: nn.Module, tensor: Tensor, dims: Any, optimizer: Any) -> 
     return undo
 
 
-def _swap_data(model: nn.Module, tensor: Tensor, data: Tensor) -> Callable[[], None]:
+def _swap_data(homes: Homes, tensor: Tensor, data: Tensor) -> Callable[[], None]:
     if not isinstance(tensor, nn.Parameter):
-        return _put_everywhere(model, tensor, data)
+        return _put_everywhere(homes, tensor, data)
     old, gradient = tensor.data, tensor.grad
     tensor.grad = None
     if type(data) is type(old) is Tensor:
         tensor.data = data
     else:  # tensors without storage of their own (fake ones) cannot be resized in place
-        _put_everywhere(model, tensor, nn.Parameter(data, requires_grad=tensor.requires_grad))
+        _put_everywhere(homes, tensor, nn.Parameter(data, requires_grad=tensor.requires_grad))
 
     def restore() -> None:
         tensor.data, tensor.grad = old, gradient
@@ -99,23 +105,25 @@ def _swap_data(model: nn.Module, tensor: Tensor, data: Tensor) -> Callable[[], N
     return restore
 
 
-def _put_everywhere(model: nn.Module, old: Tensor, fresh: Tensor) -> Callable[[], None]:
+def _put_everywhere(homes: Homes, old: Tensor, fresh: Tensor) -> Callable[[], None]:
     """Put ``fresh`` wherever modules hold ``old``: several may share it."""
-    homes: list[tuple[dict[str, Any], str]] = [
-        (home, name)
-        for module in model.modules()
-        for home in (module._parameters, module._buffers)
-        for name, tensor in home.items()
-        if tensor is old
-    ]
-    for home, name in homes:
+    for home, name in homes[id(old)]:
         home[name] = fresh
 
     def restore() -> None:
-        for home, name in homes:
+        for home, name in homes[id(old)]:
             home[name] = old
 
     return restore
+
+
+def _homes(model: nn.Module) -> Homes:
+    homes: Homes = {}
+    for module in model.modules():
+        for home in (module._parameters, module._buffers):
+            for name, tensor in home.items():
+                homes.setdefault(id(tensor), []).append((home, name))
+    return homes
 
 
 def _remember(module: nn.Module) -> Callable[[], None]:
@@ -188,8 +196,9 @@ def _(module: nn.GroupNorm) -> None:
         module.num_channels = module.weight.shape[0]
 
 
-@follow_.register
-def _(module: nn.LayerNorm) -> None:
+@follow_.register(nn.LayerNorm)
+@follow_.register(nn.RMSNorm)
+def _(module: Any) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
 
