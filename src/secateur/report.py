@@ -15,7 +15,7 @@ from secateur.errors import BadFile
 from secateur.masks import Masks
 from secateur.structure import Structure
 
-__all__ = ["Latency", "LayerProfile", "Profile", "Pruned", "Report"]
+__all__ = ["ChannelGroup", "HeldChannels", "Latency", "LayerProfile", "Profile", "Pruned", "Report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,40 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Channels that leave together.
+
+    Args:
+        name: the weight that makes them.
+        kind: "channel", "hidden", "head", ...
+        units, kept: how many there were, and are.
+        span: channels of one unit: 64 for heads of 64 channels.
+        params: how many weights hang on all of its units.
+        makers, readers: the layers whose output, or input, these channels are.
+        others: what goes along, such as norms.
+    """
+
+    name: str
+    kind: str = "channel"
+    units: int = 0
+    kept: int = 0
+    span: int = 1
+    params: int = 0
+    makers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldChannels:
+    """Channels that may not leave for one reason: the layers that make them, and how many each."""
+
+    reason: str
+    layers: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The receipt: a model before and after, and how it got there. ``print(report)`` shows it as a table.
 
@@ -123,6 +157,7 @@ class Report:
         settings: the same as data.
         notes: what the reader should know: emptied layers, weights left alone, things not measured and why.
         controls: other methods at the same sparsity, name to score.
+        groups, held: after channel pruning, which channels leave together, and which may not and why.
     """
 
     before: Profile
@@ -131,6 +166,8 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     controls: Mapping[str, float] = field(default_factory=dict)
+    groups: tuple[ChannelGroup, ...] = ()
+    held: tuple[HeldChannels, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON-ready values: every number is finite, whatever is not plain is spelled out as text."""

@@ -1,7 +1,7 @@
-"""Sensitivity analysis: how much each layer bears when it alone is pruned.
+"""Sensitivity analysis: how much each layer, or each group of coupled channels, bears when it alone is pruned.
 
 One working copy of the model serves all points: a layer is masked, the model is scored, and the exact weights are put back, NaN
-and signed zeros included. The criterion is asked once, about the dense model.
+and signed zeros included. The criterion is asked once, about the dense model. Channels are masked, too: narrowing computes the same.
 """
 
 import copy
@@ -18,16 +18,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from secateur.allocations.sensitive import Sensitive
-from secateur.allocations.uniform import Uniform
 from secateur.counting import check_sparsity
 from secateur.errors import BadFile, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.masks import Masks
-from secateur.names import build, find, granularity_of
-from secateur.planning import plan
+from secateur.names import build, find
+from secateur.probing import probes_of
 from secateur.protocols import Criterion, Granularity
-from secateur.scores import Scores
-from secateur.targets import Ignore, find_targets
+from secateur.targets import Ignore
 from secateur.task import Task
 
 __all__ = ["SPARSITIES", "Curve", "Sensitivity", "sensitivity"]
@@ -42,11 +40,12 @@ class Sensitivity:
     """What pruning each layer alone does.
 
     Args:
-        curves: parameter name to ``(sparsity, score)`` points, in rising sparsity; the sparsity is the one really reached.
+        curves: parameter name (or group of coupled channels) to ``(sparsity, score)`` points, in rising sparsity; the sparsity
+            is the one really reached, of channels the fraction of units.
         dense: the score with nothing removed.
         metric: "evaluate" (larger is better) or "loss" (smaller is better).
         method, granularity: how weights were chosen.
-        sizes: how many weights each parameter has.
+        sizes: how many weights each parameter has, or hang on each group.
     """
 
     curves: Mapping[str, Curve]
@@ -66,10 +65,16 @@ class Sensitivity:
         sign = 1 if self.metric == "loss" else -1
         return tuple((sparsity, sign * (score - self.dense)) for sparsity, score in self.curves[name])
 
-    def allocation(self, sparsity: float, *, min_kept: int = 0) -> Sensitive:
-        """The allocation that these curves predict to do least harm at ``sparsity`` in total."""
+    def allocation(self, sparsity: float, *, min_kept: int | None = None) -> Sensitive:
+        """The allocation that these curves predict to do least harm at ``sparsity`` in total.
+
+        Args:
+            sparsity: the fraction removed, of weights or (granularity "channel") of units.
+            min_kept: units that stay in every layer at least; by default none, and one of every group of channels.
+        """
         harms = tuple((name, self.harm(name)) for name in self.curves)
-        return Sensitive(sparsity=sparsity, harms=harms, min_kept=min_kept)
+        least = int(self.granularity == "channel") if min_kept is None else min_kept
+        return Sensitive(sparsity=sparsity, harms=harms, min_kept=least)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values; a score that is not finite becomes text."""
@@ -112,6 +117,8 @@ def sensitivity(
     method: str | Criterion = "magnitude",
     ignore: Ignore | Iterable[Ignore] = (),
     metric: Metric = "evaluate",
+    example_inputs: Any = None,
+    heads: str = "whole",
     on_progress: Callable[[int, int, str], object] | None = None,
 ) -> Sensitivity:
     """Prune each layer alone at each sparsity and score the model; the model is not touched.
@@ -120,10 +127,12 @@ def sensitivity(
         model: a trained model.
         task: ``evaluate`` for the metric "evaluate"; ``batches`` and ``loss`` for "loss", and for criteria that need data.
         sparsities: fractions removed; a granularity with a quota (N:M) has only its own.
-        granularity: what leaves together.
+        granularity: what leaves together; "channel" for groups of coupled channels, which needs ``example_inputs``.
         method: the criterion, by name or as an object.
         ignore: layers to leave out; see `find_targets`.
         metric: what to measure. The loss is the finer instrument: an accuracy that is already at chance cannot fall further.
+        example_inputs: to find coupled channels: a tensor, a tuple, or a dict of keyword inputs.
+        heads: "whole" or "inside"; see `secateur.couple`.
         on_progress: called with (points done, points in all, layer) before each point, for progress bars.
 
     Raises:
@@ -136,36 +145,32 @@ def sensitivity(
     >>> sensitivity(layer, task, sparsities=[0.5]).curves
     {'weight': ((0.5, 2.0),)}
     """
-    pattern = granularity_of(granularity)
-    steps = sorted({check_sparsity(s) for s in sparsities}) if pattern.quota is None else [0.0]
+    steps = sorted({check_sparsity(s) for s in sparsities})
     measure = _measure(task, metric)
-    targets = find_targets(model, ignore=ignore)
     work = copy.deepcopy(model)
+    targets, probes = probes_of(work, granularity, ignore=ignore, example_inputs=example_inputs, heads=heads)
+    steps = [0.0] if any(probe.fixed for probe in probes) else steps
     criterion = build(find("criteria", method), {}, method) if isinstance(method, str) else method
     scores = replace(criterion(work, targets, task), facts=targets)
-    parameters, dense, curves = dict(work.named_parameters()), measure(work), {}
-    for place, name in enumerate(targets):
-        points = []
+    dense, curves = measure(work), {}
+    for place, probe in enumerate(probes):
+        points = {}
         for offset, step in enumerate(steps):
             if on_progress:
-                on_progress(place * len(steps) + offset, len(targets) * len(steps), name)
-            mask = _plan_alone(scores, name, pattern, step)
-            with _masked(work, mask):
-                points.append((mask.sparsity, measure(work)))
-        curves[name] = tuple(points)
+                on_progress(place * len(steps) + offset, len(probes) * len(steps), probe.name)
+            masks, reached = probe.plan(scores, step)
+            if reached not in points:
+                with _masked(work, masks):
+                    points[reached] = measure(work)
+        curves[probe.name] = tuple(points.items())
     return Sensitivity(
         curves=curves,
         dense=dense,
         metric=metric,
         method=method if isinstance(method, str) else repr(method),
         granularity=granularity if isinstance(granularity, str) else repr(granularity),
-        sizes={name: parameters[name].numel() for name in targets},
+        sizes={probe.name: probe.weights for probe in probes},
     )
-
-
-def _plan_alone(scores: Scores, name: str, pattern: Granularity, step: float) -> Masks:
-    alone = replace(scores, values={name: scores.values[name]})
-    return plan(alone, pattern, Uniform(sparsity=step) if pattern.quota is None else None)
 
 
 @contextmanager

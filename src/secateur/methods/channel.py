@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
+from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
 from secateur.facts import LayerFacts
@@ -85,7 +86,9 @@ class Channel:
             else copy.deepcopy(model)
         )
         report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=_notes(coupling, masks))
-        return Pruned(thin, masks, report, structure_of(thin))
+        structure = structure_of(thin)
+        report = replace(report, groups=groups_of(coupling, model, structure), held=held_of(coupling, model))
+        return Pruned(thin, masks, report, structure)
 
     def _plan(self, model: nn.Module, coupling: Coupling, task: Task | None) -> Masks:
         own = dict(model.named_parameters())
