@@ -65,7 +65,7 @@ def couple(
         if fallback is None:
             raise
         return _couple_graph(model, example_inputs, held, heads, [str(error)])
-    why = list(dict.fromkeys(map(str, own.dye.palette.held_by_code)))
+    why = list({held.operation: str(held) for held in reversed(own.dye.palette.held_by_code)}.values())[::-1]
     if fallback is None or not why:
         return own
     try:
@@ -79,9 +79,9 @@ def _couple_graph(model: nn.Module, example_inputs: Any, held: set[str], heads: 
     """Couple an exported graph of ``model``, and say why."""
     graph = as_graph(model, example_inputs)
     batch = batch_of(graph)
-    more = f" and {len(why) - 3} more reason(s)" if len(why) > 3 else ""
+    more = f"; and {len(why) - 2} more classes" if len(why) > 2 else ""
     said = (
-        f"Some channels cannot leave {type(model).__name__} in its own class ({'; '.join(why[:3])}{more}), so the result is an exported "
+        f"Some channels cannot leave {type(model).__name__} in its own class ({'; '.join(why[:2])}{more}), so the result is an exported "
         f"graph that computes the same; its batch size is {'free' if batch is None else f'fixed to {batch}'}, its other sizes are fixed"
     )
     return replace(_couple(graph, example_inputs, held, heads, model), graph=graph, said=said)

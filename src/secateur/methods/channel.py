@@ -42,6 +42,7 @@ class Channel:
         round_to: keep widths at multiples of this (8 runs fastest on most CPUs); 1 leaves them as they fall.
         ignore: layers whose channels stay.
         heads: "whole" or "inside"; see `secateur.couple`.
+        fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
     """
 
     criterion: Criterion
@@ -49,6 +50,7 @@ class Channel:
     round_to: int = 1
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     heads: str = "whole"
+    fallback: str | None = None
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
@@ -74,7 +76,9 @@ class Channel:
                 "narrowing runs the model once to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)"
             )
         find_targets(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
-        coupling = coupling or couple(model, example_inputs, ignore=self.ignore, heads=self.heads)
+        coupling = coupling or couple(
+            model, example_inputs, ignore=self.ignore, heads=self.heads, fallback=self.fallback
+        )
         if not coupling.groups():
             raise NothingToPrune(
                 f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
@@ -110,6 +114,8 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
     notes = [
         f"{len(coupling.groups())} groups of coupled channels; couple(...).explain('layer') says why the rest stays"
     ]
+    if coupling.said:
+        notes.append(coupling.said)
     if masks.kept == masks.total:
         notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
     if held:
