@@ -1,9 +1,8 @@
 """From colours to groups: what leaves together, where it sits, and why the rest stays."""
 
 import math
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,28 +147,51 @@ class Coupling:
 
 
 def find_groups(dye: Dye, classes: Tensor, parameters: frozenset[str], kinds: dict[str, str]) -> tuple[Group, ...]:
-    """Gather classes that sit in the same places into groups."""
-    where: dict[int, list[tuple[str, int, Tensor]]] = defaultdict(list)
-    for name, dims in dye.owners.items():
-        for dim, colours in dims.items():
-            for value, index in _by_value(classes[colours]):
-                if value:
-                    where[value].append((name, dim, index))
-    alike: dict[tuple[Any, ...], list[tuple[int, list[Tensor]]]] = defaultdict(list)
-    for value, places in where.items():
-        if any(name in parameters for name, _, _ in places):
-            alike[tuple((n, d, len(i)) for n, d, i in places)].append((value, [i for _, _, i in places]))
+    """Gather classes that sit in the same places, equally often, into groups."""
+    sites = {(n, d): _Site(classes[colours]) for n, dims in dye.owners.items() for d, colours in dims.items()}
     heads = {int(c): kind for colours, kind in dye.heads for c in torch.unique(classes[colours]) if c}
     groups = []
-    for signature, units in alike.items():
-        indices = {(n, d): torch.stack([u[k] for _, u in units]) for k, (n, d, _) in enumerate(signature)}
-        maker = next(
-            (n for n, d, _ in signature if n in parameters and kinds.get(n, "").partition("/")[2] == str(d)),
-            signature[0][0],
-        )
-        kind = heads.get(units[0][0]) or kinds.get(maker, "").partition("/")[0] or "channel"
-        groups.append(Group(name=maker, kind=kind, places=indices))
+    for first, places in _alike(list(sites.items()), len(classes)):
+        own = [place for place in places if place[0] in parameters]
+        if own:
+            maker = next((n for n, d in own if kinds.get(n, "").partition("/")[2] == str(d)), next(iter(places))[0])
+            kind = heads.get(first) or kinds.get(maker, "").partition("/")[0] or "channel"
+            groups.append(Group(name=maker, kind=kind, places=places))
     return tuple(groups)
+
+
+class _Site:
+    """The classes along one dimension of one tensor, ascending, without 0: how often each occurs and where."""
+
+    def __init__(self, row: Tensor) -> None:
+        self.order = row.argsort(stable=True)
+        values, counts = torch.unique_consecutive(row[self.order], return_counts=True)
+        free = values != 0
+        self.values, self.counts, self.starts = values[free], counts[free], (counts.cumsum(0) - counts)[free]
+
+    def indices(self, chosen: Tensor) -> Tensor:
+        """Where the classes at these places of ``values`` sit, ``[classes, times]``; all occur equally often."""
+        times = torch.arange(int(self.counts[chosen[0]]))
+        return self.order[self.starts[chosen, None] + times]
+
+
+def _alike(sites: list[tuple[Place, _Site]], size: int) -> Iterable[tuple[int, dict[Place, Tensor]]]:
+    """Classes with the same sites and counts: the first class of each such set, and where they all sit.
+
+    A key per class is refined site by site, so the work is done on whole arrays.
+    """
+    key, fresh = torch.zeros(size, dtype=torch.long), 1
+    for _, site in sites:
+        pairs = torch.stack([key[site.values], site.counts])
+        _, inverse = torch.unique(pairs, dim=1, return_inverse=True)
+        key[site.values] = fresh + inverse
+        fresh += len(inverse)
+    found: dict[int, tuple[int, dict[Place, Tensor]]] = {}
+    for place, site in sites:
+        for value, chosen in sorted(_by_value(key[site.values]), key=lambda pair: int(pair[1][0])):
+            first = int(site.values[chosen[0]])
+            found.setdefault(value, (first, {}))[1][place] = site.indices(chosen)
+    return found.values()
 
 
 def _by_value(row: Tensor) -> list[tuple[int, Tensor]]:
