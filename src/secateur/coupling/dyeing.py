@@ -162,7 +162,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             if not any(self.of(t) for t in _tensors((args, kwargs))):
                 return out  # constants made from constants
-            where = f" (in '{self.stack[-1]}')" if self.stack else ""
+            where = f" (in '{self.stack[-1]}')" if any(self.stack[-1:]) else ""
             raise UnknownOperation(
                 f"no coupling rule for the operation `{name}`{where}, so it is not known which channels it mixes. Add one outside "
                 f"the package: @secateur.coupling.rule({name!r}), a function of (dye, out, *args) that returns the layers of its "
