@@ -42,7 +42,7 @@ def groups_of(coupling: Coupling, model: nn.Module, structure: Structure | None 
         parts: dict[str, list[str]] = {"makers": [], "readers": [], "others": []}
         for name, dim in group.places:
             role = "others" if name not in made else "makers" if made[name] == dim else "readers"
-            parts[role].append(_layer(name))
+            parts[role].append(_layer(name, made))
         parts["others"] = [name for name in parts["others"] if name not in parts["makers"] + parts["readers"]]
         found.append(
             ChannelGroup(
@@ -62,13 +62,13 @@ def held_of(coupling: Coupling, model: nn.Module) -> tuple[HeldChannels, ...]:
     """The channels that layers make and that may not leave, by reason; the commonest reason first."""
     reason_of, reasons = coupling.dye.palette.causes(coupling.classes)
     found: dict[str, dict[str, int]] = {}
-    for name, dim in _made(model).items():
+    made = _made(model)
+    for name, dim in made.items():
         colours = coupling.dye.owners.get(name, {}).get(dim, torch.zeros(0, dtype=torch.long))
         held = colours[coupling.classes[colours] == 0]
         for place, count in _counted(reason_of[held]):
-            said = reasons[place].said if place >= 0 else "nothing uses them in this example"
-            layers = found.setdefault(said, {})
-            layers[_layer(name)] = layers.get(_layer(name), 0) + count
+            layers = found.setdefault(reasons[place].said if place >= 0 else _JOINED, {})
+            layers[_layer(name, made)] = layers.get(_layer(name, made), 0) + count
     rows = sorted(found.items(), key=lambda row: -sum(row[1].values()))
     return tuple(HeldChannels(reason=why, layers=tuple(at), channels=tuple(at.values())) for why, at in rows)
 
@@ -93,10 +93,12 @@ def _counted(values: Tensor) -> list[tuple[int, int]]:
     return list(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def _layer(name: str) -> str:
-    """A weight is called by its layer; a tensor of its own keeps its name."""
+def _layer(name: str, made: Mapping[str, int]) -> str:
+    """A tensor is called by its layer, if the table of layers knows it; one of its own keeps its name."""
     path, _, attribute = name.rpartition(".")
-    return path if path and attribute in _PLAIN else name
+    known = attribute in _PLAIN or any(other.rpartition(".")[0] == path for other in made)
+    return path if path and known else name
 
 
 _PLAIN = ("weight", "bias", "running_mean", "running_var")
+_JOINED = "is joined with what no layer makes: padding, a constant or an input"

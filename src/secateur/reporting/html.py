@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.report import LayerProfile, Report
 from secateur.reporting import plots
 from secateur.reporting.curves import points_of
+from secateur.reporting.groups import section
+from secateur.reporting.templates import environment
 from secateur.reporting.verdict import nothing_removed, verdict
 from secateur.reporting.wording import bytes_of, count, percent, rows_of, shape_of, short, threads_of
 from secateur.reporting.writing import write_text
@@ -35,39 +36,47 @@ def page(report: Report, sensitivity: "Sensitivity | None" = None) -> str:
     """The page as text. Everything that comes from the user is escaped."""
     from secateur import __version__
 
-    environment = Environment(
-        loader=PackageLoader("secateur.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     after, before = report.after, report.before
     counted = any(layer.macs for layer in after.layers)
-    return environment.get_template("page.html.j2").render(
-        version=__version__,
-        report=report,
-        verdict=verdict(report),
-        nothing_removed=nothing_removed(report),
-        figures=list(_figures(report)),
-        rows=rows_of(report),
-        layers=[_layer(layer) for layer in after.layers],
-        counted=counted,
-        narrowed=bool(counted and before.macs and after.macs and after.macs < before.macs),
-        most=" (the 40 largest)" if len(after.layers) > 40 else "",
-        settings=[(key, str(value)) for key, value in report.settings.items()],
-        metric=sensitivity.label if sensitivity else "",
-        points=points_of(sensitivity) if sensitivity else ([], []),
-        changes=Markup(plots.changes(report)),
-        sparsity=Markup(plots.layer_sparsity(after.layers)) if any(layer.params for layer in after.layers) else "",
-        macs=Markup(plots.layer_macs(before.layers, after.layers)) if counted else "",
-        curves=Markup(plots.curves(sensitivity.curves, sensitivity.dense, sensitivity.label)) if sensitivity else "",
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            version=__version__,
+            report=report,
+            verdict=verdict(report),
+            nothing_removed=nothing_removed(report),
+            figures=list(_figures(report)),
+            rows=rows_of(report),
+            layers=[_layer(layer) for layer in after.layers],
+            counted=counted,
+            narrowed=bool(counted and before.macs and after.macs and after.macs < before.macs),
+            most=" (the 40 largest)" if len(after.layers) > 40 else "",
+            settings=[(key, str(value)) for key, value in report.settings.items()],
+            metric=sensitivity.label if sensitivity else "",
+            points=points_of(sensitivity) if sensitivity else ([], []),
+            changes=Markup(plots.changes(report)),
+            sparsity=Markup(plots.layer_sparsity(after.layers)) if any(layer.params for layer in after.layers) else "",
+            macs=Markup(plots.layer_macs(before.layers, after.layers)) if counted else "",
+            curves=Markup(plots.curves(sensitivity.curves, sensitivity.dense, sensitivity.label))
+            if sensitivity
+            else "",
+            **section(report.groups, report.held, [layer.name for layer in before.layers]),
+        )
     )
 
 
 def _figures(report: Report) -> Iterator[tuple[str, str, str]]:
     """The few figures that people look for first."""
     before, after = report.before, report.after
-    yield "parameters that are zero", percent(after.sparsity), f"of {count(after.params)}"
+    if after.params < before.params:
+        yield (
+            "parameters gone",
+            percent(1 - after.params / before.params),
+            f"{short(before.params)} → {short(after.params)}",
+        )
+    else:
+        yield "parameters that are zero", percent(after.sparsity), f"of {count(after.params)}"
     if before.dense_bytes and after.packed_bytes:
         times = before.dense_bytes / after.packed_bytes
         yield "smaller on disk", f"{times:.1f}x", f"{bytes_of(before.dense_bytes)} → {bytes_of(after.packed_bytes)}"

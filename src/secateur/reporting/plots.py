@@ -18,7 +18,17 @@ from matplotlib.figure import Figure
 from secateur.report import LayerProfile, Report
 from secateur.reporting.wording import bytes_of, count, percent, short
 
-__all__ = ["COLOURS", "changes", "curves", "draw_curves", "layer_macs", "layer_sparsity", "silent_about_letters"]
+__all__ = [
+    "COLOURS",
+    "changes",
+    "curves",
+    "draw_curves",
+    "drawn",
+    "layer_macs",
+    "layer_sparsity",
+    "short_name",
+    "silent_about_letters",
+]
 
 COLOURS = {
     "ink": "#010101",
@@ -111,7 +121,7 @@ def draw_curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], 
         shade = few(place) if len(lines) <= 10 else many(0.08 + 0.84 * place / (len(lines) - 1))
         found = [(0.0, dense), *((100 * s, score) for s, score in points if math.isfinite(score))]
         xs, ys = zip(*found, strict=True)
-        shown = _short_name(name)
+        shown = short_name(name)
         axes.plot(xs, ys, _LINES[place % 4], color=shade, marker="o", markersize=3, linewidth=1.6, label=shown)
     axes.set_xlabel("% of one layer removed, all others untouched")
     axes.set_ylabel(label)
@@ -162,10 +172,11 @@ def _largest(layers: list[LayerProfile], key: Callable[[LayerProfile], int]) -> 
 
 
 def _name(layer: LayerProfile) -> str:
-    return _short_name(layer.name or "(top level)")
+    return short_name(layer.name or "(top level)")
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
+    """A name that fits beside a plot: its end, and only letters that can be shown."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in name)
     shown = shown if len(shown) <= 34 else f"...{shown[-31:]}"
     return f" {shown}" if shown.startswith("_") else shown  # matplotlib hides "_..." from legends
@@ -180,9 +191,14 @@ def silent_about_letters() -> Iterator[None]:
 
 
 def _drawn(title: str, rows: int, draw: Callable[[Axes], None]) -> str:
+    return drawn(title, max(1.4, 0.27 * rows + 0.7), lambda figure: draw(figure.add_subplot()))
+
+
+def drawn(title: str, height: float, draw: Callable[[Figure], object]) -> str:
+    """What ``draw`` puts on a figure of ``height`` inches, as SVG for a page; ``title`` is its class there."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}), silent_about_letters():
-        figure = Figure(figsize=(_WIDTH, max(1.4, 0.27 * rows + 0.7)), layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        draw(figure)
         page = io.StringIO()
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(page.getvalue(), title)
