@@ -1,6 +1,6 @@
 """Secateur: prune PyTorch models and make the pruning pay."""
 
-from secateur import errors, methods
+from secateur import errors, export, methods
 from secateur.coupling import couple
 from secateur.facts import LayerFacts
 from secateur.holding import Hold, hold
@@ -43,6 +43,7 @@ __all__ = [
     "compare",
     "couple",
     "errors",
+    "export",
     "hold",
     "load",
     "methods",

@@ -7,6 +7,7 @@ __all__ = [
     "BadSchedule",
     "BadScores",
     "BadSparsity",
+    "ExportFailed",
     "NarrowingFailed",
     "NeedsPackage",
     "NeedsTask",
@@ -46,6 +47,10 @@ class BadScores(SecateurError, ValueError):
 
 class BadSparsity(SecateurError, ValueError):
     """A sparsity outside [0, 1), or one that cannot be met under the limits given."""
+
+
+class ExportFailed(SecateurError, RuntimeError):
+    """A model cannot be written for another runtime, or computes something else there; no file was left behind."""
 
 
 class NeedsPackage(SecateurError, ImportError):

@@ -1,15 +1,13 @@
 """Save: pack, write beside the target, flush to the disk, rename. The old file stays until the new one is whole."""
 
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from secateur.columns import compact
 from secateur.errors import WrongModel
@@ -18,6 +16,7 @@ from secateur.narrowing import structure_of
 from secateur.packing import Packed, pack
 from secateur.report import Pruned
 from secateur.rounding import restored, rounded
+from secateur.storage.replacing import replacing
 from secateur.storage.stored import APART, mask_key
 from secateur.structure import Structure
 
@@ -39,7 +38,7 @@ def save(pruned: Pruned | nn.Module, path: str | os.PathLike[str], *, dtype: str
     """
     packed = packed_model(pruned, dtype=dtype)
     target = Path(os.path.realpath(path))  # a link stays a link
-    with _replacing(target) as beside:
+    with replacing(target) as beside:
         mode = beside.stat().st_mode
         save_file(_unshared(packed.parts), beside, metadata=packed.metadata)
         beside.chmod(mode)  # the library writes files that only their owner may read
@@ -55,6 +54,11 @@ def packed_model(pruned: Pruned | nn.Module, *, dtype: str | None = None) -> Pac
     state = _state_of(model)
     packed = pack(state, dtype=dtype, model=type(model).__name__)
     structure = structure_of(model)
+    if structure and structure.graph is None and isinstance(model, fx.GraphModule):
+        raise WrongModel(
+            "this narrowed graph cannot be captured anew when the file is loaded, for its example inputs are more than tensors: "
+            "write it with torch.export.save or secateur.export.onnx"
+        )
     words, apart = _masks_beside(masks, state, dtype, structure)
     of_masks = pack(apart)
     document = replace(
@@ -121,27 +125,3 @@ def _unshared(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[key] = part.clone() if part.numel() and storage in seen else part
         seen.add(storage)
     return found
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new file beside ``target`` that takes its place when the block ends well, and is gone when not."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the umask decides who may read it
-    try:
-        yield beside
-        _flush(beside)
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    with suppress(OSError):  # the file is whole; not every system lets a folder be flushed
-        _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
