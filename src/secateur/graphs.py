@@ -155,7 +155,8 @@ def _first_axis(leaf: Any) -> Any:
 def _fixed_batch(graph: fx.GraphModule) -> int | None:
     values = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
     sizes = [v.shape[0] for v in values if isinstance(v, Tensor) and v.dim()]
-    return next((size for size in sizes if isinstance(size, int)), None)
+    known = [size if isinstance(size, int) else size.node.maybe_as_int() for size in sizes]
+    return next((size for size in known if size is not None), None)
 
 
 def _clean_(graph: fx.GraphModule, paths: dict[str, nn.Module]) -> None:

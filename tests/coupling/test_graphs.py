@@ -199,3 +199,33 @@ def test_what_cannot_be_captured_is_said():
         as_graph(Asks(), torch.randn(2, 3))
     with pytest.raises(UnknownName, match="fallback='gragh'"):
         couple(nn.Linear(2, 2), torch.randn(1, 2), fallback="gragh")
+
+
+def test_a_graph_of_more_than_tensors_prunes_and_is_not_saved(tmp_path):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = hard_wired()
+
+        def forward(self, pair):
+            return self.net(pair[0]) + self.net(pair[1])
+
+    x = [torch.randn(2, 5, 6), torch.randn(2, 5, 6)]
+    pruned = sc.prune(Pair(), sparsity=0.5, granularity="channel", fallback="graph", example_inputs=(x,))
+    assert isinstance(pruned.model, torch.fx.GraphModule)
+    with pytest.raises(WrongModel, match=r"torch\.export\.save"):
+        sc.save(pruned, tmp_path / "thin.safetensors")
+
+
+def test_a_batch_that_the_code_fixes_is_said():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = HardWired()
+            self.out = nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.out(self.net(x)).reshape(4, 10)
+
+    coupling = couple(Fixed(), torch.randn(4, 5, 16), fallback="graph")
+    assert "batch size is fixed to 4" in coupling.said
