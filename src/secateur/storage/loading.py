@@ -43,8 +43,8 @@ def load(path: str | os.PathLike[str], fresh_model: nn.Module) -> Pruned:
             graph, the graph is captured anew and shares the parameters of ``fresh_model``.
 
     Returns:
-        ``Pruned(model, masks, report)``; the model is ``fresh_model``, or its narrowed graph. A file without masks gives empty ones; one without a receipt gives a
-        receipt that only counts.
+        ``Pruned(model, masks, report)``; the model is ``fresh_model``, or its narrowed graph. A file without masks gives empty
+        ones; one without a receipt gives a receipt that only counts.
 
     Raises:
         BadFile: the file is damaged.
