@@ -71,3 +71,8 @@ def test_a_floor_that_a_cap_relieves_is_not_fixed_too_early():
     """ "a" wants 9.0 and may have 2; what it leaves lifts "b" from 0.9 to 7 of its own."""
     limits = {"a": 2, "b": 99, "c": 99}
     assert share_out({"a": 100, "b": 10, "c": 1}, 10, limits=limits, min_kept=1) == {"a": 2, "b": 7, "c": 1}
+
+
+def test_an_override_reaches_everything_inside_the_module_it_names():
+    names = ["fc1._layer.weight", "fc2._layer.weight", "fc10.weight"]
+    assert lookup_per_layer({"fc1": 0.5}, names, "overrides") == {"fc1._layer.weight": 0.5}

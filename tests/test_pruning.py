@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 import secateur as sc
 import zoo
@@ -143,3 +144,16 @@ def test_patterns_read_from_text():
     for bad in ("4:4", "0:4", "block:0x1"):
         with pytest.raises(sc.errors.BadPattern):
             granularity_of(bad)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_squares_neither_vanish_nor_overflow(scale):
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]]) * scale
+    assert sc.prune(layer, sparsity=0.5, p=2).masks["weight"].tolist() == [[False, False, True, True]]
+
+
+def test_recurrent_weights_that_torch_holds_are_named():
+    layer = torch_prune.l1_unstructured(nn.LSTM(4, 4), "weight_ih_l0", 0.5)
+    with pytest.raises(sc.errors.UnknownLayer, match="absorb_"):
+        sc.prune(layer, sparsity=0.5)

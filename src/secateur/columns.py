@@ -23,7 +23,7 @@ def compact(value: Any) -> Any:
         return {key: entry for key, entry in found.items() if entry is not None and entry not in ({}, [], "", ())}
     if isinstance(value, list | tuple):
         rows = list(value)
-        if len(rows) > 1 and all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
+        if rows and all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
             return {"columns": {key: [row[key] for row in rows] for key in rows[0]}}
         return [compact(row) for row in rows]
     return value

@@ -84,6 +84,12 @@ def _cap(
         fixed |= (over if excess >= 0 else {}) | (under if excess <= 0 else {})
 
 
+def _names(key: str, parameter: str) -> bool:
+    """Whether a key is the parameter, a module that it sits in, or a glob over either."""
+    path = parameter.rpartition(".")[0]
+    return parameter == key or parameter.startswith(f"{key}.") or fnmatchcase(parameter, key) or fnmatchcase(path, key)
+
+
 def lookup_per_layer(table: Mapping[str, float], names: list[str], what: str) -> dict[str, float]:
     """Match a user's table of layers to parameter names: exact name, module path, or glob; the first match wins.
 
@@ -92,11 +98,7 @@ def lookup_per_layer(table: Mapping[str, float], names: list[str], what: str) ->
     """
     found: dict[str, float] = {}
     for key, value in table.items():
-        hits = [
-            n
-            for n in names
-            if key in (n, n.rpartition(".")[0]) or fnmatchcase(n, key) or fnmatchcase(n.rpartition(".")[0], key)
-        ]
+        hits = [n for n in names if _names(key, n)]
         if not hits:
             raise UnknownName(
                 f"{what} names {key!r}, which matches none of {len(names)} prunable parameters: {', '.join(names[:8])}"

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from secateur.errors import UnknownName
-from secateur.protocols import Allocation, Granularity
+from secateur.protocols import Allocation, Criterion, Granularity, LiveCriterion
 
-__all__ = ["allocation_of", "build", "dotted", "find", "granularity_of", "names_in"]
+__all__ = ["allocation_of", "build", "criterion_of", "dotted", "find", "granularity_of", "names_in"]
 
 _SCOPES = {"layer": "uniform", "local": "uniform", "global": "global"}
 
@@ -77,6 +77,15 @@ def build(thing: Any, options: Mapping[str, Any], what: str) -> Any:
             if option not in known:
                 raise UnknownName(f"{what} has no option {option!r}; it has: {', '.join(known) or 'none'}")
     return thing(**options)
+
+
+def criterion_of(criterion: str | Criterion | LiveCriterion) -> Criterion | LiveCriterion:
+    """``"magnitude"``, ``"movement"``, ... as an object with its defaults; objects pass through.
+
+    Raises:
+        UnknownName: there is no such criterion.
+    """
+    return build(find("criteria", criterion), {}, criterion) if isinstance(criterion, str) else criterion
 
 
 def granularity_of(text: str | Granularity) -> Granularity:

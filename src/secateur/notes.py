@@ -5,9 +5,10 @@ from dataclasses import fields, is_dataclass
 from torch import nn
 
 from secateur.masks import Masks
+from secateur.protocols import Schedule
 from secateur.targets import left_alone
 
-__all__ = ["describe", "notes_on"]
+__all__ = ["describe", "notes_on", "too_late"]
 
 
 def describe(part: object) -> str:
@@ -46,3 +47,12 @@ def notes_on(model: nn.Module, masks: Masks) -> tuple[str, ...]:
         more = f" and {len(others) - 6} more" if len(others) > 6 else ""
         notes.append(f"Left alone (ignored, or of a type without a rule): {', '.join(others[:6])}{more}")
     return tuple(notes)
+
+
+def too_late(schedule: Schedule, steps: int, final: float | None, reached: float | None = None) -> str:
+    """Say that a schedule ends after training does, and what to do."""
+    at = f", where it stood at {reached:.3f} instead of {final}" if reached is not None else f", short of {final}"
+    return (
+        f"the schedule ends at step {schedule.end_step}, but training stops after {steps} steps{at}: "
+        f"set end_step to {steps} at most, or train longer"
+    )

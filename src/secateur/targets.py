@@ -119,7 +119,11 @@ def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
 
 def _refuse_held_by_torch(model: nn.Module, known: Iterable[str], ignored: set[str]) -> None:
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)} - ignored
-    held = [name for name in known if f"{name}_orig" in names]
+    masks = {name for name, _ in model.named_buffers()}
+    expected = set(known) | {
+        name.removesuffix("_orig") for name in names if f"{name.removesuffix('_orig')}_mask" in masks
+    }
+    held = [name for name in sorted(expected) if f"{name}_orig" in names]
     if held:
         more = f" and {len(held) - 4} more" if len(held) > 4 else ""
         raise UnknownLayer(

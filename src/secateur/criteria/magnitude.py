@@ -44,5 +44,4 @@ class Magnitude:
 
 
 def _square(weights: Tensor) -> Tensor:
-    wide = torch.promote_types(weights.dtype, torch.float32)  # squares of halves would underflow and tie at zero
-    return weights.to(wide).square()
+    return weights.double().square()  # squares of 1e-30 would be zero in less, and tie

@@ -10,7 +10,7 @@ Masks only shrink, unless the schedule says that it regrows. Between updates the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from secateur.errors import BadSchedule, WrongModel
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
-from secateur.names import allocation_of, build, find, granularity_of
-from secateur.notes import describe, notes_on
+from secateur.names import allocation_of, criterion_of, granularity_of
+from secateur.notes import describe, notes_on, too_late
 from secateur.planning import agreed_sparsity, plan
 from secateur.profiling import compare, profile
 from secateur.protocols import Criterion, Granularity, LiveCriterion, Schedule, Tracker
@@ -84,7 +84,7 @@ class Gradual:
             BadSparsity, UnknownName, NothingToPrune: as for one-shot pruning.
         """
         if total_steps is not None and self.schedule.end_step > total_steps:
-            raise BadSchedule(_too_late(self.schedule, total_steps, self.sparsity))
+            raise BadSchedule(too_late(self.schedule, total_steps, self.sparsity))
         return GradualRun(self, model, optimizer, task=task, example_inputs=example_inputs, copies=copies)
 
 
@@ -106,13 +106,13 @@ class GradualRun:
         self._targets = find_targets(model, ignore=method.ignore, include_bias=method.include_bias)
         weights = {name: p.detach().to("meta") for name, p in self._parameters().items()}
         self._final = agreed_sparsity(self.granularity, Scores(weights, facts=self._targets), method.sparsity)
-        self._before: Profile = profile(model, example_inputs, task=task)
-        self._criterion = _criterion_of(method.criterion)
+        self._criterion = criterion_of(method.criterion)
         self._tracker: Tracker | None = None
-        self._observe_hook: Any = None
         if isinstance(self._criterion, LiveCriterion):
             self._tracker = self._criterion.track(model, self._targets)
-            self._observe_hook = optimizer.register_step_pre_hook(self._observe)
+        self._plan(self._final, within=None)  # a rehearsal: what cannot work is refused now, not hours into training
+        self._before: Profile = profile(model, example_inputs, task=task)
+        self._observe_hook: Any = optimizer.register_step_pre_hook(self._observe) if self._tracker else None
         self.steps = 0
         self._hold: Hold = hold(
             model, self._everything(), optimizer, mask_gradients=not method.schedule.regrows, copies=copies
@@ -155,7 +155,7 @@ class GradualRun:
         """
         if self.steps < self.method.schedule.end_step:
             now = self.method.schedule(self.steps, self._final)
-            raise BadSchedule(_too_late(self.method.schedule, self.steps, self._final, reached=now))
+            raise BadSchedule(too_late(self.method.schedule, self.steps, self._final, reached=now))
         self._hold.apply_()
         self.release()
         report = compare(
@@ -209,11 +209,12 @@ class GradualRun:
         schedule, sparsity = self.method.schedule, self.sparsity
         if not schedule.updates_at(self.steps):
             return
-        fresh = self._plan(sparsity) if sparsity > 0 else self._everything()
+        within = None if schedule.regrows else self.masks
+        fresh = self._plan(sparsity, within) if sparsity > 0 else self._everything()
         self._hold.renew(fresh if schedule.regrows else fresh & self.masks)  # an earlier removal outlives every floor
 
-    def _plan(self, sparsity: float) -> Masks:
-        scores, within = self._scores(), None if self.method.schedule.regrows else self.masks
+    def _plan(self, sparsity: float, within: Masks | None) -> Masks:
+        scores = self._scores()
         if self.granularity.quota is not None:
             return plan(scores, self.granularity, None, within=within)
         overrides = {key: value * sparsity / self._final for key, value in self.method.overrides.items()}
@@ -228,6 +229,16 @@ class GradualRun:
             found = self._criterion(self.model, self._targets, self.task)
         return replace(found, facts=self._targets)
 
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise TypeError(
+            "a run is hooked to one model and one optimizer: copy those, start again, load run.state_dict()"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a run does not pickle, its state does: save run.state_dict() beside the model's and the optimizer's"
+        )
+
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: self.model.get_parameter(name) for name in self._targets}
 
@@ -236,15 +247,3 @@ class GradualRun:
 
     def _everything(self) -> Masks:
         return Masks({name: torch.ones_like(p, dtype=torch.bool) for name, p in self._parameters().items()})
-
-
-def _criterion_of(criterion: str | Criterion | LiveCriterion) -> Criterion | LiveCriterion:
-    return build(find("criteria", criterion), {}, criterion) if isinstance(criterion, str) else criterion
-
-
-def _too_late(schedule: Schedule, steps: int, final: float | None, reached: float | None = None) -> str:
-    at = f", where it stood at {reached:.3f} instead of {final}" if reached is not None else f", short of {final}"
-    return (
-        f"the schedule ends at step {schedule.end_step}, but training stops after {steps} steps{at}: "
-        f"set end_step to {steps} at most, or train longer"
-    )

@@ -27,6 +27,7 @@ __all__ = ["Progress", "build_task", "run", "trained_model"]
 
 Progress = Callable[[int, int | None, float], object]
 """Called as ``progress(steps done, steps in all if known, sparsity now)``."""
+_CHANNEL_WORDS = {"round_to", "heads", "fallback"}
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
@@ -47,7 +48,8 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
         if recipe.train:
             pruned = _gradual(recipe.prune, recipe.train, model, task=task, inputs=inputs, progress=progress)
         else:
-            words: dict[str, Any] = recipe.prune.model_dump(exclude={"method", "recalibrate", "options"})
+            apart = set() if recipe.prune.granularity == "channel" else _CHANNEL_WORDS
+            words: dict[str, Any] = recipe.prune.model_dump(exclude={"method", "recalibrate", "options"} | apart)
             pruned = prune(model, _criterion(recipe.prune), task=task, example_inputs=inputs, **words)
         return _recalibrated(pruned, task, inputs) if recipe.prune.recalibrate else pruned
 
@@ -93,12 +95,13 @@ def _gradual(
     what: PruneSection, training: TrainSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None
 ) -> Pruned:
     name, fields = schedule_named(dict(training.schedule))
-    words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options", "seed"})
+    words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options", "seed"} | _CHANNEL_WORDS)
     schedule = build(find("schedules", name), fields, f"schedule {name!r}")
     method = Gradual(criterion=_criterion(what), schedule=schedule, **words)
     optimizer = dotted(training.optimizer)(model.parameters(), **training.optimizer_options)
     source = dotted(training.batches)
-    total = training.epochs * len(source) if hasattr(source, "__len__") else None
+    batches = source() if callable(source) else source
+    total = training.epochs * len(batches) if hasattr(batches, "__len__") else None
     model.eval()  # for the score before
     work = method.start(model, optimizer, total_steps=total, task=task, example_inputs=inputs)
     loss = task.needs_loss("training")
