@@ -392,3 +392,32 @@ def test_weights_of_another_model_are_refused_in_one_line(nets, tmp_path):
     text = BASE.replace("example_inputs", f"weights = '{tmp_path / 'other.pt'}'\nexample_inputs") + "sparsity = 0.5"
     with pytest.raises((BadRecipe, WrongModel), match="do not fit Sequential"):
         run(parse(text))
+
+
+# --- channels ----------------------------------------------------------------------------------------------------------------
+
+CHANNELS = '[model]\npath = "nets:make"\nexample_inputs = "1x6"\n[prune]\nsparsity = 0.5\ngranularity = "channel"\n'
+
+
+def test_channels_have_keys_of_their_own_that_survive_toml():
+    recipe = parse(CHANNELS + 'round_to = 8\nheads = "inside"\nfallback = "graph"\n')
+    assert (recipe.prune.round_to, recipe.prune.heads, recipe.prune.fallback) == (8, "inside", "graph")
+    assert parse(recipe.to_toml()) == recipe
+
+
+def test_channels_need_an_example_input():
+    found = problems(CHANNELS.replace('example_inputs = "1x6"\n', ""))
+    assert list(found) == ["prune.granularity"]
+    assert "add example_inputs" in found["prune.granularity"]
+
+
+def test_what_only_channels_have_is_refused_elsewhere():
+    found = problems(SMALLEST + 'round_to = 8\nheads = "inside"\n')
+    assert set(found) == {"prune.round_to", "prune.heads"}
+    found = problems(CHANNELS + 'round_to = 0\nheads = "half"\n')
+    assert set(found) == {"prune.round_to", "prune.heads"}
+
+
+def test_channels_and_training_do_not_go_together():
+    train = '[task]\nloss = "nets:loss"\n[train]\nbatches = "nets:batches"\n[train.schedule]\nname = "constant"\n'
+    assert "train the narrowed network afterwards" in problems(CHANNELS + train)["train"]

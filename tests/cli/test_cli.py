@@ -222,3 +222,57 @@ def test_help_and_version(call):
     for command in ("prune", "profile", "compare", "sensitivity", "inspect", "report", "demo"):
         code, out, _ = call(command, "--help")
         assert (code, "--json" in out, "--debug" in out) == (0, True, True)
+
+
+# --- channels ----------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_shown_kept_as_a_page_and_given_as_json(call, folder):
+    code, out, _ = call("groups", "cli_nets:make", "--input", "4x6")
+    assert code == 0
+    assert "1 group of 8 units; 3 channels may not leave." in out
+    code, out, _ = call("groups", "cli_nets:make", "--input", "4x6", "--json", "-o", "groups.html")
+    found = json.loads(out)
+    assert found["groups"][0]["makers"] == ["0"]
+    assert found["held"] == [{"reason": "reaches the model's output (`output`)", "layers": ["3"], "channels": [3]}]
+    assert "<svg" in (folder / "groups.html").read_text()
+    assert call("groups", "cli_nets:make", "--input", "4x6", "-o", "groups.html")[0] == 0  # ours: replaced
+    (folder / "theirs.html").write_text("mine")
+    assert call("groups", "cli_nets:make", "--input", "4x6", "-o", "theirs.html")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("groups", "cli_nets:make"),
+        ("groups", "cli_nets:make", "--input", "4x6", "--heads", "half"),
+        ("sensitivity", "cli_nets:make", "--evaluate", "cli_nets:evaluate", "--granularity", "channel"),
+    ],
+)
+def test_channels_without_an_example_are_a_mistake_in_one_line(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_sensitivity_of_channels(call):
+    options = ("--evaluate", "cli_nets:evaluate", "--granularity", "channel", "--input", "4x6", "-s", "0.5")
+    code, out, _ = call("sensitivity", "cli_nets:make", *options, "--json")
+    assert code == 0
+    assert list(json.loads(out)["sensitivity"]["curves"]) == ["0.weight"]
+
+
+def test_a_recipe_narrows_and_inspect_says_so(call, folder):
+    text = RECIPE.replace("sparsity = 0.5", 'sparsity = 0.5\ngranularity = "channel"\nround_to = 2').replace(
+        "1x6", "4x6"
+    )
+    (folder / "recipe.toml").write_text(text)
+    assert call("prune", "recipe.toml")[0] == 0
+    code, out, _ = call("inspect", "out.safetensors")
+    assert code == 0
+    assert "narrowed: 7 tensors" in out
+    assert "8x6 → 4x6" in out
+    found = json.loads(call("inspect", "out.safetensors", "--json")[1])["file"]
+    assert found["narrowed"] is True
+    assert found["original"]["0.weight"] == [8, 6]
+    assert "Which channels leave together" in (folder / "out.html").read_text()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from secateur.cli import compare, demo, inspect, profile, prune, report, sensitivity
+from secateur.cli import compare, demo, groups, inspect, profile, prune, report, sensitivity
 from secateur.cli.exits import Exit
 from secateur.cli.screen import complain
 from secateur.errors import BadRecipe, SecateurError
@@ -23,6 +23,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None], str]]] = {
     "profile": (profile.command, "Count what a model costs."),
     "compare": (compare.command, "A receipt for two models."),
     "sensitivity": (sensitivity.command, "Quality against sparsity, layer by layer."),
+    "groups": (groups.command, "Which channels leave together."),
     "inspect": (inspect.command, "What a model file holds."),
     "report": (report.command, "A kept receipt again, or as a page."),
     "demo": (demo.command, "All of it on scikit-learn's digits."),

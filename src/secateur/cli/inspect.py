@@ -36,6 +36,8 @@ def _head(found: File) -> Iterator[str]:
     yield f"{found.path}: {f'weights of {found.model}, ' if found.model else ''}{maker}"
     smaller = f", {found.dense_nbytes / found.nbytes:.1f}x smaller than the dense tensors" if found.nbytes else ""
     yield f"{found.nbytes:,} bytes{smaller}; {len(found.masked)} masks; {'with' if found.report else 'without'} receipt"
+    if found.narrowed:
+        yield f"narrowed: {len(found.original)} tensors have fewer channels than those of the class; load it into the class as it was"
     for alias, name in found.tied.items():
         yield f"tied: {alias} is {name}"
 
@@ -47,19 +49,23 @@ def _table(found: File) -> Table:
     for column in ("written", "bytes", "dense"):
         table.add_column(column, justify="right")
     for tensor in (*found.tensors, *found.masks):
-        table.add_row(*_cells(tensor))
+        table.add_row(*_cells(tensor, found.original.get(tensor.name)))
     return table
 
 
-def _cells(tensor: StoredTensor) -> tuple[str, ...]:
+def _cells(tensor: StoredTensor, original: tuple[int, ...] | None) -> tuple[str, ...]:
     options = " ".join(f"{key}={value}" for key, value in tensor.options.items())
     narrowed = "" if tensor.stored_dtype == tensor.dtype else f" as {tensor.stored_dtype}"
     return (
         tensor.name,
-        "x".join(map(str, tensor.shape)) or "1",
+        f"{_shape(original)} → {_shape(tensor.shape)}" if original else _shape(tensor.shape),
         f"{tensor.dtype}{narrowed}",
         f"{tensor.format} {options}".strip(),
         "" if tensor.density is None else f"{tensor.density:.1%}",
         f"{tensor.nbytes:,}",
         f"{tensor.dense_nbytes:,}",
     )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "1"

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.files import refuse_foreign
-from secateur.cli.options import Debug, Evaluate, Force, Json, Target, Weights
+from secateur.cli.options import Debug, Evaluate, Force, Inputs, Json, Target, Weights
 from secateur.cli.screen import note, print_json, progress_bar, show, stamped
 from secateur.names import dotted
-from secateur.recipe import trained_model
+from secateur.recipe import example_inputs_of, trained_model
 from secateur.reporting.terminal import render_sensitivity
 from secateur.reporting.writing import write_text
 from secateur.sensitivity import SPARSITIES, Sensitivity, sensitivity
@@ -33,6 +33,7 @@ def command(
     granularity: Annotated[str, typer.Option(help="What leaves together.")] = "unstructured",
     method: Annotated[str, typer.Option(help="The criterion.")] = "magnitude",
     ignore: Annotated[list[str] | None, typer.Option(help="Layers to leave out; repeat for several.")] = None,
+    inputs: Inputs = None,
     weights: Weights = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the curves: .svg, .png, .pdf or .json.")
@@ -44,6 +45,8 @@ def command(
     """Prune each layer alone and score the model: which layers bear what? The score is --evaluate, or the mean --loss."""
     if evaluate is None and loss is None:
         raise typer.BadParameter("say what to measure: --evaluate mypkg.data:accuracy, or --loss and --batches")
+    if granularity == "channel" and not inputs:
+        raise typer.BadParameter("channels are found by running the model once: pass --input, e.g. --input 1x3x224x224")
     refuse_foreign([output], force=force)
     named = {"batches": batches, "loss": loss, "evaluate": evaluate}
     task = Task(**{key: dotted(path) for key, path in named.items() if path})
@@ -57,6 +60,7 @@ def command(
             method=method,
             ignore=ignore or (),
             metric="evaluate" if evaluate else "loss",
+            example_inputs=example_inputs_of(inputs or ()),
             on_progress=lambda done, total, layer: tick(layer, done, total),
         )
     if output:

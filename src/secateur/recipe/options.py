@@ -23,12 +23,12 @@ def criterion_named(name: str) -> Any:
 
 
 def pattern_named(text: str) -> Any:
-    """The granularity behind ``text``; dotted paths are left for later and give ``None``.
+    """The granularity behind ``text``; dotted paths, and "channel", which needs the model, are left for later and give ``None``.
 
     Raises:
         ValueError: no granularity reads this text.
     """
-    if is_dotted(text):
+    if is_dotted(text) or text == "channel":
         return None
     try:
         return granularity_of(text)

@@ -4,7 +4,7 @@ Every check that needs no code of the user's stands here. Fields are declared in
 another, and no check is skipped because another key is wrong, so that all mistakes are reported at once.
 """
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -20,6 +20,7 @@ from secateur.recipe.options import (
     pattern_sparsity,
     schedule_named,
 )
+from secateur.recipe.wording import Problems
 
 __all__ = ["ModelSection", "OutputSection", "PruneSection", "Recipe", "TaskSection", "TrainSection"]
 
@@ -73,7 +74,10 @@ class TaskSection(_Table):
 
 
 class PruneSection(_Table):
-    """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards."""
+    """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
+
+    ``round_to``, ``heads`` and ``fallback`` are for ``granularity = "channel"``.
+    """
 
     method: str = "magnitude"
     granularity: str = "unstructured"
@@ -85,6 +89,9 @@ class PruneSection(_Table):
     include_bias: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     recalibrate: bool = False
+    round_to: Annotated[int, Field(ge=1)] = 1
+    heads: Literal["whole", "inside"] = "whole"
+    fallback: Literal["graph"] | None = None
     options: Options = {}
 
     @field_validator("method")
@@ -116,6 +123,13 @@ class PruneSection(_Table):
                 f"the granularity {info.data['granularity']!r} removes {fixed:g}; leave sparsity out or write {fixed:g}"
             )
         return sparsity
+
+    @field_validator("round_to", "heads", "fallback")
+    @classmethod
+    def _for_channels(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+        if info.data.get("granularity", "channel") != "channel":
+            raise ValueError("only granularity = 'channel' narrows the network; leave this out")
+        return value
 
     @field_validator("options")
     @classmethod
@@ -170,12 +184,25 @@ class Recipe(_Table):
     train: Annotated[TrainSection | None, Field(validate_default=True)] = None
     output: OutputSection = OutputSection()
 
+    @field_validator("prune")
+    @classmethod
+    def _prune(cls, prune: PruneSection, info: ValidationInfo) -> PruneSection:
+        model = info.data.get("model")
+        if prune.granularity == "channel" and model is not None and not model.example_inputs:
+            text = (
+                "the model is run once to see which channels are coupled: add example_inputs = '1x3x224x224' to [model]"
+            )
+            raise Problems([("granularity", text)])
+        return prune
+
     @field_validator("train")
     @classmethod
     def _train(cls, train: TrainSection | None, info: ValidationInfo) -> TrainSection | None:
         task, pruning = info.data.get("task"), info.data.get("prune")
         if train is not None and task is not None and task.loss is None:
             raise ValueError("training needs a loss: add loss = 'package.module:function' to [task]")
+        if train is not None and pruning is not None and pruning.granularity == "channel":
+            raise ValueError("channels leave in one shot: drop this table, and train the narrowed network afterwards")
         name = "" if pruning is None or is_dotted(pruning.method) else pruning.method
         if train is None and name and issubclass(criterion_named(name), LiveCriterion):
             raise ValueError(f"missing; the method {name!r} is gathered in training, so it needs this table")

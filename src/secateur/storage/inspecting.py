@@ -9,6 +9,7 @@ from secateur.columns import expand
 from secateur.errors import BadFile
 from secateur.storage.container import Container, opened
 from secateur.storage.stored import APART, Stored, mask_key, stored_tensors
+from secateur.structure import Structure
 
 __all__ = ["File", "StoredTensor", "inspect", "is_ours"]
 
@@ -56,6 +57,7 @@ class File:
         masked: the parameters that have a mask.
         report: the receipt as plain values, if there is one.
         narrowed: whether channels have left, so that shapes differ from those of the class.
+        original: the shapes that narrowed tensors have in the class.
     """
 
     path: str
@@ -69,6 +71,7 @@ class File:
     masked: tuple[str, ...] = ()
     report: dict[str, Any] | None = None
     narrowed: bool = False
+    original: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def dense_nbytes(self) -> int:
@@ -115,6 +118,7 @@ def _describe(file: Container, found: dict[str, Stored]) -> File:
         masked=tuple(document.masks),
         report=expand(document.report),
         narrowed=document.structure is not None,
+        original={} if document.structure is None else dict(Structure.from_dict(document.structure).shapes),
     )
 
 
