@@ -8,9 +8,9 @@ from torch import Tensor
 from secateur.coupling.dyeing import Dye, Layers, rule
 from secateur.coupling.layering import axes, compress, reshape, spread
 
-MOVES = """permute transpose t unsqueeze squeeze select slice unbind index_select index gather take_along_dim diagonal
+MOVES = """permute transpose t unsqueeze squeeze select slice unbind diagonal
 flip roll repeat repeat_interleave unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 tril triu swapaxes narrow
-expand_copy permute_copy select_copy slice_copy view_as_real view_as_complex take channel_shuffle native_channel_shuffle masked_select
+expand_copy permute_copy select_copy slice_copy view_as_real view_as_complex channel_shuffle native_channel_shuffle masked_select
 diag_embed block_diag"""
 
 
