@@ -96,9 +96,10 @@ def _couple(
     sizes = Sizes(dye)
     generator = torch.get_rng_state()
     try:
-        with torch.no_grad(), evaluating(model), _plain_kernels(classes), dye.watching(model), sizes.tracing(model):  # noqa: SIM117
+        with torch.no_grad(), evaluating(model), _plain_kernels(classes), dye.watching(model), sizes.tracing(model):
             with sizes, dye:
                 out = run(model, example_inputs)
+            out = [out, _run_as_in_training(dye, sizes, model, example_inputs)]
     finally:
         torch.set_rng_state(generator)
     _hold_ends(dye, out, held)
@@ -107,6 +108,24 @@ def _couple(
     kinds = _kinds(classes)
     start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
     return settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+
+
+def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs: Any) -> Any:
+    """Where parameters went unused, run once more in train mode: auxiliary heads work only there."""
+    unread = dict(dye.unread)
+    if not any(name in unread.values() for name, _ in model.named_parameters()):
+        return None
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        with sizes, dye:
+            return run(model.train(), example_inputs)
+    except Exception:  # noqa: BLE001 - training may need more than the example, such as targets; then what is unused stays
+        dye.unread = unread
+        return None
+    finally:
+        model.eval()
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
 
 
 def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
