@@ -78,6 +78,18 @@ class TestGroups:
         inside = [g for g in coupling.groups() if ("attention.proj.weight", 1) in g.places]
         assert [(g.units, g.places["attention.proj.weight", 1][0].tolist()) for g in inside] == [(4, [0, 4, 8, 12])]
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("attention_by_hand", "width is a size, and its value is calculated with as well"),
+            ("multihead", "is the width of a head, which sets its scale"),
+            ("attention_fused", "sets the scale 1/sqrt(head width)"),
+        ],
+    )
+    def test_the_width_of_heads_stays_where_it_sets_the_scale(self, name, reason):
+        coupling = sc.couple(make(name), inputs(name), heads="inside")
+        assert reason in coupling.explain("attention")
+
     def test_whole_groups_of_a_convolution_or_channels_inside_them(self):
         assert "2 x convolution group of a.0.weight" in kinds("grouped")
         inside = kinds("grouped", heads="inside")

@@ -56,6 +56,16 @@ def runs_in_torch(model, masks):
     return True
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "lstm_projected"])
+def test_inside_heads_and_groups_too(name):
+    model, example = make(name), inputs(name)
+    coupling = sc.couple(model, example, heads="inside")
+    masks = draw_masks(model, coupling.groups(), 0.5, seed=1)
+    if masks.kept < masks.total:
+        thin = sc.narrow(model, masks, example, coupling=coupling)
+        assert difference(masked(model, masks), thin, inputs(name, batch=3, seed=4)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_half_of_every_group_leaves(name):
     model, _, thin = narrowed(name)

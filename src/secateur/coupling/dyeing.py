@@ -56,6 +56,8 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack: list[str] = []
         self.operation = ""
         self._dye_parameters(model)
+        if not whole:
+            self._hold_multihead(model)
 
     def _dye_parameters(self, model: nn.Module) -> None:
         parameters = list(model.named_parameters())
@@ -75,6 +77,21 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.put(tensor, tuple(layers))
         first = getattr(self, "buffers", range(self.palette.size, 0)).start
         self.buffers = range(first, self.palette.size)
+
+    def _hold_multihead(self, model: nn.Module) -> None:
+        """PyTorch's own attention knows one width for all heads, which also sets its scale."""
+        self.operation = "nn.MultiheadAttention"
+        for path, layer in model.named_modules():
+            if isinstance(layer, nn.MultiheadAttention):
+                for name, dim in (
+                    ("in_proj_weight", 0),
+                    ("q_proj_weight", 0),
+                    ("v_proj_weight", 0),
+                    ("out_proj.weight", 1),
+                ):
+                    owned = self.owners.get(f"{path}.{name}".lstrip("."), {})
+                    if dim in owned:
+                        self.freeze(owned[dim], "is the width of a head, which sets its scale")
 
     def from_buffer(self, layer: Tensor) -> bool:
         """Whether a layer was made by buffers alone."""

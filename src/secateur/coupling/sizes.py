@@ -21,6 +21,26 @@ from secateur.coupling.traced import Origin, Traced, origins, spell, value_of
 __all__ = ["SizeUse", "Sizes", "SizesDisagree", "solve"]
 
 
+_CALCULATING = frozenset(
+    [
+        "mul",
+        "rmul",
+        "div",
+        "true_divide",
+        "truediv",
+        "rtruediv",
+        "rdiv",
+        "pow",
+        "rpow",
+        "tensor",
+        "as_tensor",
+        "add",
+        "sub",
+        "rsub",
+    ]
+)
+
+
 class SizesDisagree(ValueError):
     """One attribute gives the sizes of axes that would shrink differently."""
 
@@ -54,11 +74,15 @@ class Sizes(TorchFunctionMode):
         self.dye = dye
         self.uses: list[SizeUse] = []
         self.before: dict[Origin, int] = {}
+        self.valued: set[Origin] = set()  # attributes that decide numbers, not only sizes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]
+        if name.strip("_") in _CALCULATING:
+            for number in (a for a in args if isinstance(a, Traced)):
+                number.become_value()
         watch = getattr(self, f"_watch_{name.strip('_')}", None)
         if watch is not None:
             with suppress(IndexError, TypeError):  # an unusual call of the same name says nothing about sizes
@@ -174,10 +198,10 @@ class Sizes(TorchFunctionMode):
     def _traced(self, value: Any, path: str, attribute: str) -> Any:
         if type(value) is int and value > 1:
             self.before[path, attribute] = value
-            return Traced(value, (path, attribute))
+            return Traced(value, (path, attribute), self.valued)
         if type(value) in (list, tuple) and value and all(type(entry) is int for entry in value):
             self.before |= {(path, f"{attribute}.{k}"): entry for k, entry in enumerate(value)}
-            return type(value)(Traced(entry, (path, f"{attribute}.{k}")) for k, entry in enumerate(value))
+            return type(value)(Traced(entry, (path, f"{attribute}.{k}"), self.valued) for k, entry in enumerate(value))
         return None
 
 
@@ -196,7 +220,10 @@ def solve(sizes: "Sizes", gone: Tensor) -> dict[Origin, int]:
         if value_of(expression, found, sizes.before) != now:
             origin, value = _only_answer(expression, now, found, sizes.before)
             found[origin] = value
-    return {origin: value for origin, value in found.items() if value != sizes.before[origin]}
+    changed = {origin: value for origin, value in found.items() if value != sizes.before[origin]}
+    for path, attribute in changed.keys() & sizes.valued:
+        raise SizesDisagree(path, f"{attribute} is a size, and its value is calculated with as well")
+    return changed
 
 
 def _only_answer(expression: Any, now: int, found: dict[Origin, int], before: dict[Origin, int]) -> tuple[Origin, int]:

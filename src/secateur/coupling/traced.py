@@ -13,12 +13,21 @@ class Traced(int):
     """An integer that remembers how it was computed from attributes."""
 
     expression: Any
+    valued: set[Origin]
 
-    def __new__(cls, value: int, expression: Any) -> "Traced":
-        """Remember ``expression`` beside ``value``."""
+    def __new__(cls, value: int, expression: Any, valued: set[Origin] | None = None) -> "Traced":
+        """Remember ``expression`` beside ``value``; attributes that decide more than sizes are gathered in ``valued``."""
         made = super().__new__(cls, value)
-        made.expression = expression
+        made.expression, made.valued = expression, set() if valued is None else valued
         return made
+
+    def become_value(self) -> None:
+        """It was turned into a number to calculate with, such as the scale of attention."""
+        self.valued |= origins(self.expression)
+
+    def __float__(self) -> float:
+        self.become_value()
+        return float(int(self))
 
     def __reduce__(self) -> Any:
         return (int, (int(self),))
@@ -33,20 +42,22 @@ def _operation(name: str) -> Callable[..., Any]:
 
     def compute(self: Traced, other: Any) -> Any:
         value = plain(self, other)
-        if value is NotImplemented or not isinstance(value, int):
+        if value is NotImplemented or not isinstance(value, int) or short not in _SIZES:
+            self.become_value()
             return value
         left, right = self.expression, other.expression if isinstance(other, Traced) else int(other)
-        return Traced(value, (short, left, right))
+        return Traced(value, (short, left, right), self.valued)
 
     return compute
 
 
 def _negative(self: Traced) -> Traced:
-    return Traced(-int(self), ("rsub", self.expression, 0))
+    return Traced(-int(self), ("rsub", self.expression, 0), self.valued)
 
 
 setattr(Traced, "__neg__", _negative)  # noqa: B010 - as below, not known to the type of int
-for _name in ("add", "sub", "mul", "floordiv", "radd", "rsub", "rmul", "rfloordiv"):
+_SIZES = ("add", "sub", "mul", "floordiv", "radd", "rsub", "rmul", "rfloordiv")
+for _name in (*_SIZES, "truediv", "rtruediv", "pow", "rpow"):
     setattr(Traced, f"__{_name}__", _operation(f"__{_name}__"))
 
 _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
