@@ -127,8 +127,8 @@ def main() -> None:
         print(f"{pruning!s:>4} {row['format']:8} {row['file_bytes'] / row['dense_bytes']:.3f}  {said}", flush=True)
         print("      cpu ", "  ".join(f"{n} {v:.2f}" for n, v in row["cpu_seconds_per_gb"].items()))
         print("     peak ", "  ".join(f"{n} {v:.2f}" for n, v in row["peak_bytes_per_dense_byte"].items()), flush=True)
-    if not chosen.quick:
-        record("storage", rows, out=chosen.out, unit="seconds per GB of dense weights, files in the page cache")
+        if not chosen.quick:  # row by row: an interrupted run keeps what it has
+            record("storage", rows, out=chosen.out, unit="seconds per GB of dense weights, files in the page cache")
 
 
 if __name__ == "__main__":

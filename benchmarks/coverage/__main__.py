@@ -26,7 +26,9 @@ def main() -> None:
     for library in args.only:
         for entry in entries(library):
             key = (entry.family, entry.name)
-            if (args.names and entry.name not in args.names) or (args.keep and rows.get(key, {}).get("outcome") == "passed"):
+            if (args.names and entry.name not in args.names) or (
+                args.keep and rows.get(key, {}).get("outcome") == "passed"
+            ):
                 continue
             rows[key] = run(entry.family, entry.name, seconds=args.seconds, peer=args.peer)
             print(said(rows[key]), flush=True)
@@ -34,7 +36,11 @@ def main() -> None:
 
 
 def said(row: dict[str, Any]) -> str:
-    words = [f"{key} {row[key]}" for key in ("groups", "ratio", "couple_s", "prune_s", "peak_mb", "difference", "effect", "wall_s") if key in row]
+    words = [
+        f"{key} {row[key]}"
+        for key in ("groups", "ratio", "couple_s", "prune_s", "peak_mb", "difference", "effect", "wall_s")
+        if key in row
+    ]
     return f"{row['outcome']:8} {row['name']:40} {' '.join(words)} {row.get('error', '')[:300]}"
 
 

@@ -54,7 +54,9 @@ def narrow(case: Case, keep: Keep) -> sc.Pruned:
     coupling = sc.couple(case.model, case.example)
     groups = coupling.groups()
     coupled = time.process_time() - start
-    keep({"couple_s": round(coupled, 2), "groups": len(groups), "units": sum(g.units for g in groups), "stage": "prune"})
+    keep(
+        {"couple_s": round(coupled, 2), "groups": len(groups), "units": sum(g.units for g in groups), "stage": "prune"}
+    )
     keep({"kinds": {kind: sum(g.kind == kind for g in groups) for kind in sorted({g.kind for g in groups})}})
     if not groups:
         raise Refused(why_nothing(case.model, coupling))
@@ -139,7 +141,9 @@ def reaching(model: nn.Module, coupling: sc.coupling.Coupling) -> Row:
 
 def why_nothing(model: nn.Module, coupling: sc.coupling.Coupling) -> str:
     names = [n for n, p in model.named_parameters() if p.dim() > 1]
-    lines = [line.strip() for name in names[:6] for line in coupling.explain(name).splitlines() if "may not leave" in line]
+    lines = [
+        line.strip() for name in names[:6] for line in coupling.explain(name).splitlines() if "may not leave" in line
+    ]
     return "no channel may leave: " + " | ".join(dict.fromkeys(lines))[:600]
 
 

@@ -18,4 +18,4 @@ def entries(library: str) -> Iterator[Entry]:
 
 def find(family: str, name: str) -> Entry:
     """One architecture."""
-    return next(e for e in entries(family.split()[0]) if e.name == name)
+    return next(e for e in entries(family.split(maxsplit=1)[0]) if e.name == name)

@@ -55,7 +55,11 @@ TEXT: dict[str, tuple[str, str, Sizes]] = {
     ),
     "albert": ("AlbertModel", "AlbertConfig", WIDE | {"embedding_size": 32}),
     "electra": ("ElectraModel", "ElectraConfig", WIDE | {"embedding_size": 32}),
-    "deberta_v2": ("DebertaV2Model", "DebertaV2Config", WIDE | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    "deberta_v2": (
+        "DebertaV2Model",
+        "DebertaV2Config",
+        WIDE | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    ),
     "mpnet": ("MPNetModel", "MPNetConfig", WIDE),
     "modernbert": ("ModernBertForMaskedLM", "ModernBertConfig", WIDE | SPECIAL),
     "roformer": ("RoFormerModel", "RoFormerConfig", WIDE),
@@ -67,7 +71,13 @@ TEXT: dict[str, tuple[str, str, Sizes]] = {
     "gpt_neo": (
         "GPTNeoForCausalLM",
         "GPTNeoConfig",
-        {"vocab_size": 99, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+        {
+            "vocab_size": 99,
+            "hidden_size": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+        },
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", WIDE),
     "gptj": ("GPTJForCausalLM", "GPTJConfig", GPT | {"rotary_dim": 8}),
@@ -76,7 +86,14 @@ TEXT: dict[str, tuple[str, str, Sizes]] = {
     "opt": (
         "OPTForCausalLM",
         "OPTConfig",
-        {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "ffn_dim": 128, "num_attention_heads": 4, "word_embed_proj_dim": 64},
+        {
+            "vocab_size": 99,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "ffn_dim": 128,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 64,
+        },
     ),
     "bloom": ("BloomForCausalLM", "BloomConfig", {"vocab_size": 99, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
     "mpt": ("MptForCausalLM", "MptConfig", {"vocab_size": 99, "d_model": 64, "n_layers": 2, "n_heads": 4}),
@@ -114,10 +131,27 @@ TEXT: dict[str, tuple[str, str, Sizes]] = {
     "mamba2": (
         "Mamba2ForCausalLM",
         "Mamba2Config",
-        {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 8},
+        {
+            "vocab_size": 99,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "state_size": 8,
+            "num_heads": 8,
+            "head_dim": 16,
+            "n_groups": 2,
+            "chunk_size": 8,
+        },
     ),
-    "rwkv": ("RwkvForCausalLM", "RwkvConfig", {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64}),
-    "xlnet": ("XLNetModel", "XLNetConfig", {"vocab_size": 99, "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}),
+    "rwkv": (
+        "RwkvForCausalLM",
+        "RwkvConfig",
+        {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64},
+    ),
+    "xlnet": (
+        "XLNetModel",
+        "XLNetConfig",
+        {"vocab_size": 99, "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128},
+    ),
 }
 IMAGE: dict[str, tuple[str, str, Sizes, int]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", PATCHES, 32),
@@ -126,11 +160,22 @@ IMAGE: dict[str, tuple[str, str, Sizes, int]] = {
     "data2vec_vision": ("Data2VecVisionModel", "Data2VecVisionConfig", PATCHES, 32),
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", PATCHES, 32),
     "vit_mae": ("ViTMAEModel", "ViTMAEConfig", PATCHES | {"mask_ratio": 0.0}, 32),
-    "yolos": ("YolosForObjectDetection", "YolosConfig", PATCHES | {"image_size": [32, 32], "num_detection_tokens": 10}, 32),
+    "yolos": (
+        "YolosForObjectDetection",
+        "YolosConfig",
+        PATCHES | {"image_size": [32, 32], "num_detection_tokens": 10},
+        32,
+    ),
     "dpt": (
         "DPTForDepthEstimation",
         "DPTConfig",
-        PATCHES | {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 32, 64, 64], "fusion_hidden_size": 32},
+        PATCHES
+        | {
+            "num_hidden_layers": 4,
+            "backbone_out_indices": [0, 1, 2, 3],
+            "neck_hidden_sizes": [16, 32, 64, 64],
+            "fusion_hidden_size": 32,
+        },
         32,
     ),
     "swin": (
@@ -143,9 +188,24 @@ IMAGE: dict[str, tuple[str, str, Sizes, int]] = {
     "resnet": ("ResNetModel", "ResNetConfig", RESNET, 64),
     "regnet": ("RegNetForImageClassification", "RegNetConfig", RESNET | {"groups_width": 16}, 64),
     "mobilenet_v2": ("MobileNetV2ForImageClassification", "MobileNetV2Config", {"depth_multiplier": 0.5}, 64),
-    "mobilevit": ("MobileViTForImageClassification", "MobileViTConfig", {"hidden_sizes": [48, 64, 80], "neck_hidden_sizes": [16, 16, 24, 32, 48, 64, 80]}, 64),
-    "efficientnet": ("EfficientNetForImageClassification", "EfficientNetConfig", {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640}, 64),
-    "poolformer": ("PoolFormerForImageClassification", "PoolFormerConfig", {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}, 64),
+    "mobilevit": (
+        "MobileViTForImageClassification",
+        "MobileViTConfig",
+        {"hidden_sizes": [48, 64, 80], "neck_hidden_sizes": [16, 16, 24, 32, 48, 64, 80]},
+        64,
+    ),
+    "efficientnet": (
+        "EfficientNetForImageClassification",
+        "EfficientNetConfig",
+        {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
+        64,
+    ),
+    "poolformer": (
+        "PoolFormerForImageClassification",
+        "PoolFormerConfig",
+        {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]},
+        64,
+    ),
     "pvt_v2": (
         "PvtV2ForImageClassification",
         "PvtV2Config",
@@ -155,7 +215,12 @@ IMAGE: dict[str, tuple[str, str, Sizes, int]] = {
     "segformer": (
         "SegformerForSemanticSegmentation",
         "SegformerConfig",
-        {"hidden_sizes": [16, 32, 40, 64], "depths": [1, 1, 1, 1], "decoder_hidden_size": 64, "num_attention_heads": [1, 2, 5, 8]},
+        {
+            "hidden_sizes": [16, 32, 40, 64],
+            "depths": [1, 1, 1, 1],
+            "decoder_hidden_size": 64,
+            "num_attention_heads": [1, 2, 5, 8],
+        },
         64,
     ),
     "upernet": (
@@ -212,17 +277,30 @@ def _rest() -> Iterator[Entry]:
     t5: Sizes = {"vocab_size": 99, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
     yield _entry("t5", "T5ForConditionalGeneration", lambda: hf.T5Config(**t5), pair)
     yield _entry("mt5", "MT5Model", lambda: hf.MT5Config(**t5), pair)
-    for name, kind in {"bart": "BartModel", "mbart": "MBartModel", "pegasus": "PegasusModel", "m2m_100": "M2M100Model"}.items():
+    for name, kind in {
+        "bart": "BartModel",
+        "mbart": "MBartModel",
+        "pegasus": "PegasusModel",
+        "m2m_100": "M2M100Model",
+    }.items():
         config = kind.removesuffix("Model") + "Config"
         yield _entry(name, kind, lambda config=config: getattr(hf, config)(**PAIR, max_position_embeddings=64), pair)  # type: ignore[misc]
     yield _entry(
-        "marian", "MarianModel", lambda: hf.MarianConfig(**PAIR, max_position_embeddings=64, pad_token_id=0, decoder_start_token_id=1), pair
+        "marian",
+        "MarianModel",
+        lambda: hf.MarianConfig(**PAIR, max_position_embeddings=64, pad_token_id=0, decoder_start_token_id=1),
+        pair,
     )
     yield _entry(
         "whisper",
         "WhisperModel",
         lambda: hf.WhisperConfig(
-            **PAIR, **SPECIAL, num_mel_bins=20, max_source_positions=50, max_target_positions=32, decoder_start_token_id=1
+            **PAIR,
+            **SPECIAL,
+            num_mel_bins=20,
+            max_source_positions=50,
+            max_target_positions=32,
+            decoder_start_token_id=1,
         ),
         lambda: {"input_features": torch.randn(2, 20, 100), "decoder_input_ids": tokens(8), "use_cache": False},
     )

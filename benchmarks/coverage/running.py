@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-PRELOAD = ["torch", "torchvision", "timm", "transformers", "secateur", "benchmarks.coverage.check", "benchmarks.coverage.families"]
+PRELOAD = [
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "secateur",
+    "benchmarks.coverage.check",
+    "benchmarks.coverage.families",
+]
 MEMORY = 16 << 30
 PATIENCE = 10
 
@@ -49,7 +57,11 @@ def _apart(work: Callable[..., None], family: str, name: str, folder: str, secon
     for line in log.read_text().splitlines() if log.exists() else []:
         row |= json.loads(line)
     if "outcome" not in row:
-        why = f"stopped after {seconds:.0f} s of processor time" if late else f"the process died with code {process.exitcode}"
+        why = (
+            f"stopped after {seconds:.0f} s of processor time"
+            if late
+            else f"the process died with code {process.exitcode}"
+        )
         row |= {"outcome": "slow" if late else "crashed", "error": f"{why} in {row.get('stage', 'building')}"}
     return row | {"wall_s": round(time.perf_counter() - start, 1)}
 
@@ -70,8 +82,16 @@ def _guarded(work: Callable[..., None], family: str, name: str, folder: str, sec
     try:
         work(find(family, name), Path(folder), keep)
     except Exception as error:  # noqa: BLE001 - whatever it raises is the result
-        outcome = {"Refused": "refused", "UnknownOperation": "refused", "NothingToPrune": "refused"}.get(type(error).__name__, "failed")
-        keep({"outcome": outcome, "error": f"{type(error).__name__}: {error}"[:900], "trace": traceback.format_exc()[-2500:]})
+        outcome = {"Refused": "refused", "UnknownOperation": "refused", "NothingToPrune": "refused"}.get(
+            type(error).__name__, "failed"
+        )
+        keep(
+            {
+                "outcome": outcome,
+                "error": f"{type(error).__name__}: {error}"[:900],
+                "trace": traceback.format_exc()[-2500:],
+            }
+        )
     else:
         keep({"outcome": "passed"})
 

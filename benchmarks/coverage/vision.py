@@ -11,7 +11,22 @@ from benchmarks.coverage.cases import Entry
 DETECTION = ("rcnn", "retinanet", "fcos", "ssd")
 SEGMENTATION = ("fcn", "deeplab", "lraspp")
 VIDEO = ("r3d", "mc3", "r2plus1d", "s3d", "mvit", "swin3d")
-LARGE = ("vit_h", "vit_l", "vit_b", "128gf", "32gf", "convnext_l", "convnext_b", "v2_l", "v2_m", "b7", "64x4d", "vgg", "mvit", "swin3d")
+LARGE = (
+    "vit_h",
+    "vit_l",
+    "vit_b",
+    "128gf",
+    "32gf",
+    "convnext_l",
+    "convnext_b",
+    "v2_l",
+    "v2_m",
+    "b7",
+    "64x4d",
+    "vgg",
+    "mvit",
+    "swin3d",
+)
 
 
 def entries() -> Iterator[Entry]:
@@ -29,7 +44,12 @@ def _entry(name: str) -> Entry:
 
 
 def _kind(name: str) -> str:
-    for kind, parts in {"detection": DETECTION, "segmentation": SEGMENTATION, "video": VIDEO, "optical flow": ("raft",)}.items():
+    for kind, parts in {
+        "detection": DETECTION,
+        "segmentation": SEGMENTATION,
+        "video": VIDEO,
+        "optical flow": ("raft",),
+    }.items():
         if any(part in name for part in parts):
             return kind
     return "quantizable" if name.startswith("quantized_") else "classification"
@@ -59,14 +79,26 @@ def _inputs(name: str) -> Any:
         return {"image1": torch.randn(1, 3, 128, 128), "image2": torch.randn(1, 3, 128, 128), "num_flow_updates": 2}
     if kind == "video":
         frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (8, 64)
-        return torch.randn(1, 3, frames, size, size) if name.startswith(("mvit", "swin")) else torch.randn(2, 3, frames, size, size)
+        return (
+            torch.randn(1, 3, frames, size, size)
+            if name.startswith(("mvit", "swin"))
+            else torch.randn(2, 3, frames, size, size)
+        )
     return torch.randn(2, 3, *_size(name))
 
 
 def _size(name: str) -> tuple[int, int]:
     if "ssd" in name:
         return (300, 300) if "300" in name else (320, 320)
-    special: dict[str, int] = {"inception": 299, "maxvit": 224, "vit_": 112, "alexnet": 96, "rcnn": 128, "fcos": 128, "retinanet": 128}
+    special: dict[str, int] = {
+        "inception": 299,
+        "maxvit": 224,
+        "vit_": 112,
+        "alexnet": 96,
+        "rcnn": 128,
+        "fcos": 128,
+        "retinanet": 128,
+    }
     side = next((size for part, size in special.items() if part in name), 64)
     return side, side
 
@@ -81,5 +113,3 @@ def _losses(model: nn.Module, images: Any) -> Tensor:
         "keypoints": torch.tensor([[20.0, 30.0, 1.0]]).repeat(2, 17, 1),
     }
     return torch.stack(list(model(images[0], [target]).values())).sum()
-
-
