@@ -55,7 +55,8 @@ class Palette:
         pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
         pairs = pairs[:, pairs[0] != pairs[1]]
         if pairs.shape[1] > 4096:
-            pairs = torch.unique(pairs, dim=1)
+            once = torch.unique(pairs[0] * self.size + pairs[1])  # one number for a pair sorts faster than two rows
+            pairs = torch.stack([once // self.size, once % self.size])
         if pairs.shape[1]:
             self._ties.append(pairs)
 
