@@ -42,7 +42,8 @@ class Setting:
 
 SETTINGS = {
     "lenet_300_100": Setting(nets.make_lenet_300_100, 6, 6, controls=(0.8, 0.95)),
-    # Rate and schedule were compared on 10,000 held-out training images (at six epochs), not on the test set.
+    # Six epochs at 1e-3 left seed 0 at 80 % short of "dense, same steps" by 0.36 points on the test set (97.88 against 98.24).
+    # Rates and schedules were then compared on 10,000 held-out training images (at six epochs), not on the test set.
     "convnet": Setting(nets.make_convnet, 6, 8, controls=(0.8, 0.95), further_lr=3e-3),
     "lenet_5": Setting(nets.make_lenet_5, 2, 2, controls=(0.95,)),
 }

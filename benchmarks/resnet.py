@@ -3,7 +3,7 @@
 The pretrained networks of ``shared/data/models`` are measured on 1,000 lossless test images, so one image is 0.1 points and the
 standard error near 90 % is about 0.9 points. Batch-norm statistics are recalibrated on lossless training images, without labels,
 prepared as in training: cropped from a black frame of 4 pixels and mirrored at random. That matters more than pruning does at
-30 %: on plain images (column ``recalibrated_plain``) the DENSE network loses 3 points. What is prunable: ``conv`` = all 3x3 convolutions (the first one too, the classifier stays dense); ``blocks`` = only those
+30 %: on plain images (column ``recalibrated_plain``) the DENSE ResNet-20 loses 3 points. What is prunable: ``conv`` = all 3x3 convolutions (the first one too, the classifier stays dense); ``blocks`` = only those
 inside residual blocks (as in the WoodFisher and CHITA scripts); ``all`` = convolutions and classifier. Random rows are one seed.
 
     python -m benchmarks.resnet --depth 20
