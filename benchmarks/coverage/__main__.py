@@ -1,4 +1,4 @@
-"""``python -m benchmarks.coverage [--only torchvision timm transformers] [--names ...] [--peer torch_pruning]``."""
+"""``python -m benchmarks.coverage [--only torchvision timm transformers] [--names ...] [--peer torch_pruning | kirigami]``."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=LIBRARIES, choices=LIBRARIES)
     parser.add_argument("--names", nargs="+", default=())
-    parser.add_argument("--peer", default="", choices=("", "torch_pruning"))
+    parser.add_argument("--peer", default="", choices=("", "torch_pruning", "kirigami"))
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--keep", action="store_true", help="run only what did not pass before")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import secateur as sc
 from benchmarks.coverage.cases import Case, Entry, call
@@ -37,6 +38,9 @@ def check(entry: Entry, folder: Path, keep: Keep) -> None:
     same_shapes(before, after, expected)
     difference, effect = apart(expected, after), apart(before, expected)
     keep({"difference": difference, "effect": effect})
+    if not difference <= TOLERANCE:  # rounding reorders the nearly equal boxes of detectors; in float64 it does not
+        difference = apart_in_double(case, pruned)
+        keep({"difference": difference, "double": True})
     if not difference <= TOLERANCE:
         raise Wrong(f"narrowed differs from masked by {difference:.1e} on fresh inputs")
     del expected, before
@@ -125,6 +129,13 @@ def apart(expected: list[Tensor], found: list[Tensor]) -> float:
         if finite.any():
             worst = max(worst, float((a - b)[finite].abs().max() / a[finite].abs().max().clamp_min(1e-12)))
     return worst
+
+
+def apart_in_double(case: Case, pruned: sc.Pruned) -> float:
+    """The same comparison in float64."""
+    fresh = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, case.fresh)
+    masked = pruned.masks.apply_(copy.deepcopy(case.model)).double()
+    return apart(outputs(masked, fresh), outputs(copy.deepcopy(pruned.model).double(), fresh))
 
 
 def reaching(model: nn.Module, coupling: sc.coupling.Coupling) -> Row:

@@ -32,6 +32,7 @@ PATIENCE = 10
 def run(family: str, name: str, *, seconds: float, peer: str = "") -> Row:
     """Check one architecture and load its file in a second process."""
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "peer").write_text(peer)
         row = _apart(_first if not peer else _peer, family, name, folder, seconds)
         if row["outcome"] == "passed" and not peer:
             again = _apart(_second, family, name, folder, seconds)
@@ -114,5 +115,4 @@ def _second(entry: Any, folder: Path, keep: Callable[[Row], None]) -> None:
 def _peer(entry: Any, folder: Path, keep: Callable[[Row], None]) -> None:
     from benchmarks.coverage.peer import check
 
-    del folder
-    check(entry, keep)
+    check(entry, keep, (folder / "peer").read_text())

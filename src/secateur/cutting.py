@@ -192,7 +192,8 @@ def _(module: nn.modules.batchnorm._NormBase) -> None:
 @follow_.register
 def _(module: nn.GroupNorm) -> None:
     if module.weight is not None and module.weight.shape[0] != module.num_channels:
-        module.num_groups = module.num_groups * module.weight.shape[0] // module.num_channels
+        if module.num_groups > 1:  # whole groups left
+            module.num_groups = module.num_groups * module.weight.shape[0] // module.num_channels
         module.num_channels = module.weight.shape[0]
 
 

@@ -4,18 +4,18 @@ Channels whose every weight is masked leave for good: weights shrink, attributes
 both are run on the example and compared; a difference is an error, and everything is put back.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
+from secateur.agreement import disagreement, disagreement_in_double, narrowed_outputs, outputs_of
 from secateur.coupling import Coupling, couple
-from secateur.coupling.running import run, tensors_of
 from secateur.cutting import cut_
 from secateur.errors import NarrowingFailed, NothingToPrune, WrongModel
-from secateur.gradients import evaluating
 from secateur.graphs import copied
 from secateur.masks import Masks
 from secateur.recapturing import captured_from
@@ -24,6 +24,7 @@ from secateur.structure import Structure
 __all__ = ["narrow", "remember_structure_", "structure_of"]
 
 _ATTRIBUTE = "secateur_structure"
+_ADVICE = "Find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
 
 
 def narrow(
@@ -45,7 +46,8 @@ def narrow(
         coupling: what `couple` found, if it was run before.
         optimizer: carry its state along (implies ``inplace``).
         inplace: narrow this very model, so that parameters keep their identity; otherwise a copy.
-        tolerance: largest relative difference to the masked model on the example.
+        tolerance: largest relative difference to the masked model on the example; where ``coupling`` let norms shrink, outputs
+            differ, and only their shapes are compared.
 
     Returns:
         The narrowed model, of the same class, or a graph module if ``coupling`` fell back to a graph (with ``inplace`` it then holds
@@ -65,15 +67,23 @@ def narrow(
             "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
             "couple(model, example_inputs).groups() for what a channel consists of"
         )
+    if coupling.inexact(structure):
+        tolerance = math.inf
     if coupling.graph is not None:
         structure = replace(structure, graph=captured_from(coupling.graph, example_inputs))
     thin = _to_cut(model, coupling, inplace=inplace)
     kept = {name: p.detach().clone() for name, p in thin.named_parameters() if name in masks} if inplace else {}
     masks.apply_(thin)
-    expected = _outputs(thin, example_inputs)
+    expected = outputs_of(thin, example_inputs)
     undo = cut_(thin, structure, optimizer)
     try:
-        _compare(expected, _narrowed_outputs(thin, example_inputs, coupling), tolerance, coupling)
+        failure = disagreement(expected, narrowed_outputs(thin, example_inputs), tolerance)
+        if failure:
+            undo()
+            failure = disagreement_in_double(thin, structure, example_inputs, tolerance, failure)
+            undo = cut_(thin, structure, optimizer)
+        if failure:
+            raise NarrowingFailed(f"{failure}; the model was left as it was. {_ADVICE}")
     except BaseException:
         undo()
         with torch.no_grad():
@@ -113,39 +123,3 @@ def _to_cut(model: nn.Module, coupling: Coupling, *, inplace: bool) -> nn.Module
         for name, tensor in [*thin.named_parameters(), *thin.named_buffers()]:
             tensor.copy_(own.get(name, tensor))
     return thin.train(model.training)
-
-
-def _outputs(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    generator = torch.get_rng_state()
-    with torch.no_grad(), evaluating(model):
-        outputs = tensors_of(run(model, example_inputs))
-    torch.set_rng_state(generator)
-    return [t.clone() for t in outputs]
-
-
-def _narrowed_outputs(model: nn.Module, example_inputs: Any, coupling: Coupling) -> list[Tensor]:
-    try:
-        return _outputs(model, example_inputs)
-    except Exception as error:
-        raise NarrowingFailed(
-            f"the narrowed model does not run ({type(error).__name__}: {str(error).strip()[:200]}); the model was left as it "
-            f"was. {coupling.advice()}"
-        ) from error
-
-
-def _compare(expected: list[Tensor], found: list[Tensor], tolerance: float, coupling: Coupling) -> None:
-    shapes = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in found]
-    if shapes[0] != shapes[1]:
-        raise NarrowingFailed(f"outputs changed shape from {shapes[0]} to {shapes[1]}; {coupling.advice()}")
-    for k, (a, b) in enumerate(zip(expected, found, strict=True)):
-        if not a.is_floating_point() or not a.numel():
-            continue
-        finite = torch.isfinite(a)
-        difference = (
-            float((a - b)[finite].abs().max() / a[finite].abs().max().clamp_min(1e-12)) if finite.any() else 0.0
-        )
-        if not difference <= tolerance:
-            raise NarrowingFailed(
-                f"output {k} of the narrowed model differs from the masked one by {difference:.1e} (at most {tolerance:.0e} "
-                f"is allowed), so a rule is wrong for this network; the model was left as it was. {coupling.advice()}"
-            )

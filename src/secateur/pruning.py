@@ -54,8 +54,9 @@ def prune(
         example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
         seed: for criteria that draw.
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
-            (widths in multiples of 8), ``heads="inside"`` (channels leave inside heads instead of whole heads) and
-            ``fallback="graph"`` (a graph module comes back where the class itself has sizes written into its code).
+            (widths in multiples of 8), ``heads="inside"`` (channels leave inside heads instead of whole heads),
+            ``norms="shrink"`` (the width that a layer norm runs over may leave too) and ``fallback="graph"`` (a graph module
+            comes back where the class itself has sizes written into its code).
 
     Returns:
         ``Pruned(model, masks, report)``; ``print(pruned.report)`` is the receipt.
@@ -73,7 +74,7 @@ def prune(
     if budget is not None:
         raise UnknownName("budget= needs granularity='channel'; unstructured pruning takes sparsity=")
     if granularity == "channel":
-        shape = {key: options.pop(key) for key in ("round_to", "heads", "fallback") if key in options}
+        shape = {key: options.pop(key) for key in ("round_to", "heads", "norms", "fallback") if key in options}
         allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))
         narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
         return narrowing(model, task=task, example_inputs=example_inputs)

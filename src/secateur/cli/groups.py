@@ -23,6 +23,7 @@ def command(
     inputs: Inputs = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Layers whose channels stay; repeat for several.")] = None,
     heads: Annotated[str, typer.Option(help="How attention heads leave: whole, or inside.")] = "whole",
+    norms: Annotated[str, typer.Option(help="The width that layer norms run over: hold, or shrink.")] = "hold",
     page: Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML page with a picture here.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -33,10 +34,12 @@ def command(
         raise typer.BadParameter("the model is run once to see what is coupled: pass --input, e.g. --input 1x3x224x224")
     if heads not in ("whole", "inside"):
         raise typer.BadParameter(f"--heads {heads!r} is neither 'whole' nor 'inside'")
+    if norms not in ("hold", "shrink"):
+        raise typer.BadParameter(f"--norms {norms!r} is neither 'hold' nor 'shrink'")
     refuse_foreign([page], force=force)
     model = trained_model(target)
     with working("running the model once"):
-        coupling = couple(model, example_inputs_of(inputs), ignore=ignore or (), heads=heads)
+        coupling = couple(model, example_inputs_of(inputs), ignore=ignore or (), heads=heads, norms=norms)
     name, found, held = type(model).__name__, groups_of(coupling, model), held_of(coupling, model)
     if page:
         write(name, found, page, held=held, layers=[path for path, _ in model.named_modules()])

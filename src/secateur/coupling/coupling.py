@@ -31,6 +31,7 @@ def couple(
     *,
     ignore: Ignore | Iterable[Ignore] = (),
     heads: str = "whole",
+    norms: str = "hold",
     fallback: str | None = None,
 ) -> Coupling:
     """Find out which channels must leave together.
@@ -42,6 +43,8 @@ def couple(
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
         ignore: layers whose channels stay; see `secateur.targets.find_targets`.
         heads: "whole": attention heads and convolution groups leave as a whole; "inside": the same index leaves from every one.
+        norms: "hold": the width that a layer norm or RMS norm runs over stays, so that the narrowed model computes what the masked one
+            does; "shrink": it may leave, and the statistics of what is left change.
         fallback: "graph": where a class has sizes written into its code that hold channels back, couple an exported graph of
             the model instead; `narrow` then returns a graph module. None: such channels stay.
 
@@ -56,26 +59,42 @@ def couple(
     ...     print(group)
     8 x channel of 0.weight: 0.weight[0], 0.bias[0], 1.weight[0], 1.bias[0], 3.weight[1], 1.running_mean[0], 1.running_var[0]
     """
-    if fallback not in (None, "graph"):
-        raise UnknownName(f'fallback={fallback!r} is not known: use "graph", or leave it out')
+    _check(heads=heads, norms=norms, fallback=fallback)
     held = ignored_parameters(model, ignore)
+    manner = {"whole": heads == "whole", "shrink": norms == "shrink"}
     try:
-        own = _couple(model, example_inputs, held, heads)
+        own = _couple(model, example_inputs, held, manner)
     except UnknownOperation as error:
         if fallback is None:
             raise
-        return _couple_graph(model, example_inputs, held, heads, [str(error)])
+        return _couple_graph(model, example_inputs, held, manner, [str(error)])
     why = list({held.operation: str(held) for held in reversed(own.dye.palette.held_by_code)}.values())[::-1]
     if fallback is None or not why:
         return own
     try:
-        graph = _couple_graph(model, example_inputs, held, heads, why)
+        graph = _couple_graph(model, example_inputs, held, manner, why)
     except UnknownOperation as error:
         return replace(own, said=f"fallback='graph' did not help: {error}")
     return graph if graph.weights() > own.weights() else own
 
 
-def _couple_graph(model: nn.Module, example_inputs: Any, held: set[str], heads: str, why: list[str]) -> Coupling:
+def _check(**given: str | None) -> None:
+    for name, value in given.items():
+        if value not in _WORDS[name]:
+            words = " or ".join(repr(word) for word in _WORDS[name] if word)
+            raise UnknownName(f"{name}={value!r} is not known: use {words}, or leave it out")
+
+
+_WORDS: dict[str, tuple[str | None, ...]] = {
+    "heads": ("whole", "inside"),
+    "norms": ("hold", "shrink"),
+    "fallback": ("graph", None),
+}
+
+
+def _couple_graph(
+    model: nn.Module, example_inputs: Any, held: set[str], manner: dict[str, bool], why: list[str]
+) -> Coupling:
     """Couple an exported graph of ``model``, and say why."""
     graph = as_graph(model, example_inputs)
     batch = batch_of(graph)
@@ -84,15 +103,15 @@ def _couple_graph(model: nn.Module, example_inputs: Any, held: set[str], heads: 
         f"Some channels cannot leave {type(model).__name__} in its own class ({'; '.join(why[:2])}{more}), so the result is an exported "
         f"graph that computes the same; its batch size is {'free' if batch is None else f'fixed to {batch}'}, its other sizes are fixed"
     )
-    return replace(_couple(graph, example_inputs, held, heads, model), graph=graph, said=said)
+    return replace(_couple(graph, example_inputs, held, manner, model), graph=graph, said=said)
 
 
 def _couple(
-    model: nn.Module, example_inputs: Any, held: set[str], heads: str, classes: nn.Module | None = None
+    model: nn.Module, example_inputs: Any, held: set[str], manner: dict[str, bool], classes: nn.Module | None = None
 ) -> Coupling:
     """Couple what runs; ``classes`` is the model that a graph was made from."""
     classes = classes or model
-    dye = Dye(model, whole=heads == "whole")
+    dye = Dye(model, **manner)
     sizes = Sizes(dye)
     generator = torch.get_rng_state()
     try:

@@ -37,7 +37,7 @@ def rule(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Colours everything that a model computes from its parameters."""
 
-    def __init__(self, model: nn.Module, *, whole: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, whole: bool = True, shrink: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.palette = Palette()
         self.layers: Any = (
@@ -47,6 +47,8 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.whole = (
             whole  # heads and convolution groups leave whole; otherwise channels inside them leave, from all alike
         )
+        self.shrink = shrink  # what is normalised together may leave, though the statistics of what stays then change
+        self.blurred: list[tuple[Tensor, Freeze]] = []  # colours in such statistics
         self.owners: dict[str, dict[int, Tensor]] = {}  # parameter -> dimension -> colours
         self.tables: dict[tuple[Any, ...], Tensor] = {}  # layers that vary on several axes must stay rectangular
         self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
@@ -61,8 +63,13 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _dye_parameters(self, model: nn.Module) -> None:
         parameters = list(model.named_parameters())
+        if any(parameter.requires_grad for _, parameter in parameters):  # others that do not train are constants
+            parameters.sort(key=lambda pair: not pair[1].requires_grad)
+            trained = sum(parameter.requires_grad for _, parameter in parameters)
+        else:
+            trained = len(parameters)
         for k, (name, tensor) in enumerate([*parameters, *model.named_buffers()]):
-            if k == len(parameters):
+            if k == trained:
                 self.buffers = range(self.palette.size, self.palette.size)
             if not tensor.is_floating_point() or tensor.dim() == 0:
                 continue
@@ -136,6 +143,10 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def freeze_if_used(self, out: Tensor, layer: Tensor, reason: str) -> None:
         """The colours of this layer may not leave if anything reads ``out``: averaged attention is often thrown away."""
         self.debts[out] = (*self.debts.get(out, ()), (layer, self.why(reason)))
+
+    def blur(self, layer: Tensor, reason: str) -> None:
+        """The colours of this layer may leave, and what is narrowed then differs from what is masked."""
+        self.blurred.append((layer, self.why(reason)))
 
     def use(self, tree: Any) -> None:
         """Settle what `freeze_if_used` left open on these tensors."""

@@ -10,7 +10,8 @@ from torch.fx import GraphModule
 
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.palette import Freeze
-from secateur.coupling.sizes import Sizes, solve
+from secateur.coupling.sizes import Sizes
+from secateur.coupling.solving import solve
 from secateur.errors import UnknownName
 from secateur.masks import Masks
 from secateur.structure import Structure
@@ -74,6 +75,18 @@ class Coupling:
             for (name, dim), index in group.places.items()
         )
 
+    def inexact(self, structure: Structure) -> Freeze | None:
+        """Why what is narrowed to ``structure`` differs from what is masked: the first norm that runs over fewer channels."""
+        for colours, why in self.dye.blurred:
+            blurred = torch.unique(self.classes[colours])
+            for name, dims in structure.kept.items():
+                for dim, stays in dims.items():
+                    classes = self.classes[self.dye.owners[name][dim]].clone()
+                    classes[list(stays)] = 0
+                    if torch.isin(classes, blurred[blurred > 0]).any():
+                        return why
+        return None
+
     def explain(self, layer: str) -> str:
         """Say, for a module path or tensor name, what each dimension is coupled to, and why parts of it may not leave.
 
@@ -87,10 +100,6 @@ class Coupling:
                 f"{layer!r} is no module or tensor of this network; there are: {', '.join(list(self.dye.owners)[:8])}, ..."
             )
         return "\n".join(self._explain_dim(name, dim) for name in names for dim in self.dye.owners.get(name, {}))
-
-    def advice(self) -> str:
-        """What to do when narrowing fails."""
-        return "find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
 
     def gone(self, leaving: dict[int, Tensor]) -> Tensor:
         """Which colours leave, if ``leaving[k]`` marks units of group ``k``."""
@@ -124,7 +133,9 @@ class Coupling:
                 if out.any():
                     kept.setdefault(name, {})[dim] = tuple((~out).nonzero().squeeze(1).tolist())
         shapes = {name: self.dye.shapes[name] for name in kept}
-        return Structure(shapes=shapes, kept=kept, sizes=solve(self.sizes, gone))
+        return Structure(
+            shapes=shapes, kept=kept, sizes=solve(self.sizes.uses, self.sizes.before, self.sizes.valued, gone)
+        )
 
     def freeze(self, k: int, why: Freeze) -> None:
         """Group ``k`` may not leave after all; takes effect when groups are found anew."""

@@ -37,7 +37,7 @@ class Palette:
     def __init__(self) -> None:
         self.size = 1
         self._ties: list[Tensor] = []
-        self._frozen: list[tuple[Tensor, Freeze]] = []
+        self.frozen: list[tuple[Tensor, Freeze]] = []
         self._seen: set[tuple[int, ...]] = set()
         self.held_by_code: list[Freeze] = []  # what a class holds that could leave in a graph
 
@@ -65,11 +65,11 @@ class Palette:
         for dim in range(colours.dim()):
             if colours.shape[dim] > 1 and colours.stride(dim) == 0:
                 colours = colours.narrow(dim, 0, 1)
-        self._frozen.append((colours.reshape(-1), why))
+        self.frozen.append((colours.reshape(-1), why))
 
     def settle(self) -> Tensor:
         """The class of every colour: its smallest member; 0 for colours that may not leave."""
-        frozen = [torch.stack([c, torch.zeros_like(c)]) for c, _ in self._frozen]
+        frozen = [torch.stack([c, torch.zeros_like(c)]) for c, _ in self.frozen]
         pairs = torch.cat([*self._ties, *frozen], 1) if self._ties or frozen else torch.zeros(2, 0, dtype=torch.long)
         label = torch.arange(self.size)
         while True:
@@ -85,7 +85,7 @@ class Palette:
     def causes(self, classes: Tensor) -> tuple[Tensor, list[Freeze]]:
         """For every colour the place in the list of a reason why it may not leave; -1 where there is none."""
         cause = torch.full((self.size,), -1)
-        for place, (colours, _) in reversed(list(enumerate(self._frozen))):
+        for place, (colours, _) in reversed(list(enumerate(self.frozen))):
             cause[colours] = place
         cause[0] = -1
         pairs = torch.cat(self._ties, 1) if self._ties else torch.zeros(2, 0, dtype=torch.long)
@@ -96,12 +96,12 @@ class Palette:
                 new = (cause[here] < 0) & (cause[there] >= 0)
                 cause = cause.scatter(0, here[new], cause[there[new]])
             if torch.equal(cause, before):
-                return cause, [why for _, why in self._frozen]
+                return cause, [why for _, why in self.frozen]
 
     def reasons(self, classes: Tensor, members: Tensor) -> list[Freeze]:
         """Why the colours in ``members`` may not leave: the freezes they were tied into (needs the tie graph)."""
         wanted = set(members[classes[members] == 0].tolist())
-        hits = [why for colours, why in self._frozen if wanted & set(colours.tolist())]
+        hits = [why for colours, why in self.frozen if wanted & set(colours.tolist())]
         if hits:
             return list(dict.fromkeys(hits))
         return self._distant_reasons(wanted)
@@ -111,7 +111,7 @@ class Palette:
         reached = torch.zeros(self.size, dtype=torch.bool)
         reached[list(wanted)] = True
         while True:
-            hits = [why for colours, why in self._frozen if bool(reached[colours].any())]
+            hits = [why for colours, why in self.frozen if bool(reached[colours].any())]
             if hits:
                 return list(dict.fromkeys(hits))
             touched = reached[pairs[0]] | reached[pairs[1]]

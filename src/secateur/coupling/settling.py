@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling, find_groups
 from secateur.coupling.palette import Freeze
-from secateur.coupling.sizes import SizesDisagree
+from secateur.coupling.solving import SizesDisagree
 from secateur.coupling.trial import Failure, try_structure
 from secateur.errors import UnknownOperation
 

@@ -7,7 +7,7 @@ that axis holds. After narrowing, the attribute becomes the axis's new size. Not
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.layering import axes
-from secateur.coupling.traced import Origin, Traced, origins, spell, value_of
+from secateur.coupling.measured import Measured
+from secateur.coupling.rules.holds import hold
+from secateur.coupling.solving import SizeUse
+from secateur.coupling.traced import Count, Origin, Traced
 
-__all__ = ["SizeUse", "Sizes", "SizesDisagree", "solve"]
+__all__ = ["Sizes"]
 
 
 _CALCULATING = frozenset(
@@ -41,20 +44,7 @@ _CALCULATING = frozenset(
 )
 
 
-class SizesDisagree(ValueError):
-    """One attribute gives the sizes of axes that would shrink differently."""
-
-    def __init__(self, path: str, text: str) -> None:
-        super().__init__(text)
-        self.path = path
-
-
-@dataclass(frozen=True)
-class SizeUse:
-    """The size of one axis was given by ``expression``; ``colours`` says what is along it, ``[size, colours]``."""
-
-    expression: Any
-    colours: Tensor
+_SHAPES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 
 
 def _lines(layer: Tensor, axis: int) -> Tensor:
@@ -81,17 +71,37 @@ class Sizes(TorchFunctionMode):
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]
         if name.strip("_") in _CALCULATING:
-            for number in (a for a in args if isinstance(a, Traced)):
+            for number in (a for a in args if isinstance(a, Traced | Measured)):
                 number.become_value()
+        if name in ("__get__", "size") and func in _SHAPES:
+            return self._measured(out, *args, **kwargs)
         watch = getattr(self, f"_watch_{name.strip('_')}", None)
         if watch is not None:
             with suppress(IndexError, TypeError):  # an unusual call of the same name says nothing about sizes
                 watch(out, *args, **kwargs)
         return out
 
+    def _measured(self, size: Any, tensor: Tensor, dim: int = 0, *_: Any) -> Any:
+        """A shape whose numbers say when they are calculated with."""
+        layers = self.dye.of(tensor)
+        if not layers:
+            return size
+        found = []
+        for axis in range(tensor.dim()):
+            size_here, dyed = tensor.shape[axis], [layer for layer in layers if axis in axes(layer)]
+            hold_them = tuple(partial(self._hold_count, layer, axis) for layer in dyed)
+            found.append(Measured(size_here, Count(_lines(dyed[0], axis)), hold_them) if dyed else size_here)
+        return torch.Size(found) if isinstance(size, torch.Size) else found[dim]
+
+    def _hold_count(self, layer: Tensor, axis: int) -> None:
+        self.dye.operation = "shape"
+        hold(self.dye, layer, {axis}, "is counted, and the number is calculated with")
+
     def _note(self, size: Any, tensor: Tensor, axis: int) -> None:
         if isinstance(size, Traced) and isinstance(tensor, Tensor):
             axis %= tensor.dim()
+            if tensor.shape[axis] != size:
+                return
             for layer in self.dye.of(tensor):
                 if axis in axes(layer):
                     self.uses.append(SizeUse(size.expression, _lines(layer, axis)))
@@ -118,6 +128,12 @@ class Sizes(TorchFunctionMode):
 
     def _watch_group_norm(self, _out: Tensor, x: Tensor, groups: Any, *_: Any, **__: Any) -> None:
         self._note_groups(groups, x)
+
+    def _watch_layer_norm(self, _out: Tensor, x: Tensor, shape: Any, *_: Any, **__: Any) -> None:
+        for k, size in enumerate(shape):
+            self._note(size, x, k - len(shape))
+
+    _watch_rms_norm = _watch_layer_norm
 
     def _note_groups(self, groups: Any, x: Tensor) -> None:
         if isinstance(groups, Traced):
@@ -191,7 +207,8 @@ class Sizes(TorchFunctionMode):
 
     def _watch_width(self, module: nn.Module, args: Any) -> None:
         """Norms without tensors of their own say their width in an attribute alone."""
-        if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+        norms = nn.modules.batchnorm._NormBase, nn.GroupNorm
+        if isinstance(module, norms) and args and isinstance(args[0], Tensor) and args[0].dim() > 1:
             for attribute in ("num_features", "num_channels"):
                 self._note(vars(module).get(attribute), args[0], 1)
 
@@ -200,40 +217,9 @@ class Sizes(TorchFunctionMode):
             self.before[path, attribute] = value
             return Traced(value, (path, attribute), self.valued)
         if type(value) in (list, tuple) and value and all(type(entry) is int for entry in value):
-            self.before |= {(path, f"{attribute}.{k}"): entry for k, entry in enumerate(value)}
-            return type(value)(Traced(entry, (path, f"{attribute}.{k}"), self.valued) for k, entry in enumerate(value))
+            return type(value)(
+                entry if traced is None else traced
+                for k, entry in enumerate(value)
+                for traced in [self._traced(entry, path, f"{attribute}.{k}")]
+            )
         return None
-
-
-def solve(sizes: "Sizes", gone: Tensor) -> dict[Origin, int]:
-    """The new values of attributes: each use must come out as what is left of the axis it measures.
-
-    Raises:
-        SizesDisagree: no single value does.
-    """
-    uses = [(use.expression, int((~gone[use.colours]).any(1).sum()), len(use.colours)) for use in sizes.uses]
-    found: dict[Origin, int] = {}
-    for expression, now, _ in uses:
-        if len(expression) == 2 and found.setdefault(expression, now) != now:
-            raise SizesDisagree(expression[0], f"{expression[1]} would be {found[expression]} here and {now} there")
-    for expression, now, _ in uses:
-        if value_of(expression, found, sizes.before) != now:
-            origin, value = _only_answer(expression, now, found, sizes.before)
-            found[origin] = value
-    changed = {origin: value for origin, value in found.items() if value != sizes.before[origin]}
-    for path, attribute in changed.keys() & sizes.valued:
-        raise SizesDisagree(path, f"{attribute} is a size, and its value is calculated with as well")
-    return changed
-
-
-def _only_answer(expression: Any, now: int, found: dict[Origin, int], before: dict[Origin, int]) -> tuple[Origin, int]:
-    answers = {
-        origin: value
-        for origin in origins(expression) - set(found)
-        for value in range(1, before[origin])  # sizes only shrink
-        if value_of(expression, found | {origin: value}, before) == now
-    }
-    if len(answers) != 1:
-        path = min(origins(expression))[0]
-        raise SizesDisagree(path, f"no single attribute makes a size of {now} out of {spell(expression)}")
-    return answers.popitem()

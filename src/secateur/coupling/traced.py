@@ -1,12 +1,29 @@
 """Integers that remember which attributes they were computed from, and the algebra to compute them again."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Origin", "Traced", "origins", "spell", "value_of"]
+from torch import Tensor
+
+__all__ = ["Count", "Origin", "Traced", "counted", "origins", "spell", "value_of"]
 
 Origin = tuple[str, str]  # module path, attribute
+
+
+class Count:
+    """A size that was read off a tensor: in an expression it is what is left of an axis.
+
+    Args:
+        lines: the colours along the axis, ``[size, colours]``.
+    """
+
+    def __init__(self, lines: Tensor) -> None:
+        self.lines = lines
+
+    def left(self, gone: Tensor) -> int:
+        """How many indices stay; one is gone when all of its colours are."""
+        return int((~gone[self.lines]).any(1).sum())
 
 
 class Traced(int):
@@ -45,7 +62,7 @@ def _operation(name: str) -> Callable[..., Any]:
         if value is NotImplemented or not isinstance(value, int) or short not in _SIZES:
             self.become_value()
             return value
-        left, right = self.expression, other.expression if isinstance(other, Traced) else int(other)
+        left, right = self.expression, getattr(other, "expression", int(other))
         return Traced(value, (short, left, right), self.valued)
 
     return compute
@@ -63,7 +80,7 @@ for _name in (*_SIZES, "truediv", "rtruediv", "pow", "rpow"):
 _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
 
 
-def _evaluate(expression: Any, sizes: dict[Origin, int], before: dict[Origin, int]) -> int:
+def _evaluate(expression: Any, sizes: dict[Origin, int], before: Mapping[Origin, int]) -> int:
     """The value of an expression with the new sizes."""
     if isinstance(expression, int):
         return expression
@@ -78,14 +95,24 @@ def _evaluate(expression: Any, sizes: dict[Origin, int], before: dict[Origin, in
 
 def origins(expression: Any) -> set[Origin]:
     """The attributes an expression is made from."""
-    if isinstance(expression, int):
+    if isinstance(expression, int | Count):
         return set()
     if len(expression) == 2:
         return {expression}
     return origins(expression[1]) | origins(expression[2])
 
 
-def value_of(expression: Any, sizes: dict[Origin, int], before: dict[Origin, int]) -> int | None:
+def counted(expression: Any, gone: Tensor) -> Any:
+    """The expression with every `Count` replaced by what is left when ``gone`` leaves."""
+    if isinstance(expression, Count):
+        return expression.left(gone)
+    if isinstance(expression, int) or len(expression) == 2:
+        return expression
+    name, left, right = expression
+    return (name, counted(left, gone), counted(right, gone))
+
+
+def value_of(expression: Any, sizes: dict[Origin, int], before: Mapping[Origin, int]) -> int | None:
     """The value of an expression with the new sizes, or None where it divides by zero."""
     try:
         return _evaluate(expression, sizes, before)
@@ -97,6 +124,8 @@ def spell(expression: Any) -> str:
     """An expression for people to read."""
     if isinstance(expression, int):
         return str(expression)
+    if isinstance(expression, Count):
+        return f"a size of {len(expression.lines)}"
     if len(expression) == 2:
         return f"self.{expression[1]}"
     return f"({spell(expression[1])} {expression[0]} {spell(expression[2])})"

@@ -12,12 +12,14 @@ from typing import Any, final
 
 from torch import nn
 
+from secateur.agreement import difference, outputs_of
 from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
 from secateur.facts import LayerFacts
+from secateur.graphs import copied
 from secateur.masks import Masks
 from secateur.narrowing import narrow, structure_of
 from secateur.notes import describe
@@ -42,6 +44,7 @@ class Channel:
         round_to: keep widths at multiples of this (8 runs fastest on most CPUs); 1 leaves them as they fall.
         ignore: layers whose channels stay.
         heads: "whole" or "inside"; see `secateur.couple`.
+        norms: "hold" or "shrink"; see `secateur.couple`.
         fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
     """
 
@@ -50,6 +53,7 @@ class Channel:
     round_to: int = 1
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     heads: str = "whole"
+    norms: str = "hold"
     fallback: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,11 +81,12 @@ class Channel:
             )
         find_targets(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
         coupling = coupling or couple(
-            model, example_inputs, ignore=self.ignore, heads=self.heads, fallback=self.fallback
+            model, example_inputs, ignore=self.ignore, heads=self.heads, norms=self.norms, fallback=self.fallback
         )
         if not coupling.groups():
             raise NothingToPrune(
                 f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
+                f"{_advice(coupling, self.norms)}"
             )
         masks = self._plan(model, coupling, task)
         thin = (
@@ -89,8 +94,9 @@ class Channel:
             if masks.kept < masks.total
             else copy.deepcopy(model)
         )
-        report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=_notes(coupling, masks))
         structure = structure_of(thin)
+        notes = _notes(coupling, masks) + _difference(coupling, model, masks, thin, example_inputs)
+        report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=notes)
         report = replace(report, groups=groups_of(coupling, model, structure), held=held_of(coupling, model))
         return Pruned(thin, masks, report, structure)
 
@@ -121,3 +127,26 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
     if held:
         notes.append(f"No channel of {len(held)} weight(s) may leave, first {', '.join(held[:4])}")
     return tuple(notes)
+
+
+def _advice(coupling: Coupling, norms: str) -> str:
+    reasons = {why.reason for _, why in coupling.dye.palette.frozen}
+    if norms == "hold" and reasons & {"is normalised together", "is reduced over all channels"}:
+        return ". Norms over channels hold some of them: norms='shrink' lets those leave, and the outputs then differ from the masked"
+    return ""
+
+
+def _difference(
+    coupling: Coupling, model: nn.Module, masks: Masks, thin: nn.Module, example_inputs: Any
+) -> tuple[str, ...]:
+    """By how much the narrowed model differs from the masked one, where norms shrank."""
+    structure = structure_of(thin)
+    why = coupling.inexact(structure) if structure else None
+    if why is None:
+        return ()
+    masked = outputs_of(masks.apply_(copied(model)), example_inputs)
+    apart = max(difference(a, b) for a, b in zip(masked, outputs_of(thin, example_inputs), strict=True))
+    return (
+        f"Norms run over fewer channels than in the masked model, so the outputs are not the same: they differ by {apart:.1e} of "
+        f"the largest on the example; first where a channel {why}",
+    )

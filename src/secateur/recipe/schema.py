@@ -76,7 +76,7 @@ class TaskSection(_Table):
 class PruneSection(_Table):
     """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
 
-    ``round_to``, ``heads`` and ``fallback`` are for ``granularity = "channel"``.
+    ``round_to``, ``heads``, ``norms`` and ``fallback`` are for ``granularity = "channel"``.
     """
 
     method: str = "magnitude"
@@ -91,6 +91,7 @@ class PruneSection(_Table):
     recalibrate: bool = False
     round_to: Annotated[int, Field(ge=1)] = 1
     heads: Literal["whole", "inside"] = "whole"
+    norms: Literal["hold", "shrink"] = "hold"
     fallback: Literal["graph"] | None = None
     options: Options = {}
 
@@ -124,7 +125,7 @@ class PruneSection(_Table):
             )
         return sparsity
 
-    @field_validator("round_to", "heads", "fallback")
+    @field_validator("round_to", "heads", "norms", "fallback")
     @classmethod
     def _for_channels(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
         if info.data.get("granularity", "channel") != "channel":

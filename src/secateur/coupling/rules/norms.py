@@ -63,6 +63,8 @@ def _(
 
 @rule("native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm")
 def _(dye: Dye, out: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if dye.shrink and len(shape) == 1:
+        return _shrinking(dye, out, x, [p for p in (weight, bias) if isinstance(p, Tensor)])
     normed = set(range(x.dim() - len(shape), x.dim()))
     passed = [p for layer in dye.of(x) if (p := hold(dye, layer, normed, "is normalised together")) is not None]
     for p in (weight, bias):
@@ -72,10 +74,34 @@ def _(dye: Dye, out: Any, x: Any, shape: Any, weight: Any = None, bias: Any = No
     return [first] + [()] * (len(out) - 1) if isinstance(out, tuple | list) else first
 
 
+def _shrinking(dye: Dye, out: Any, x: Tensor, vectors: list[Tensor]) -> Any:
+    """A norm over the last axis whose width may shrink; heads stay whole."""
+    last = x.dim() - 1
+    layers = tuple(la for layer in dye.of(x) if (la := _along_only(dye, layer, last)) is not None)
+    along = [dye.along(layer, last) for layer in layers if last in axes(layer)]
+    own = [layer for p in vectors for layer in dye.of(p)]
+    for colours in along:
+        dye.blur(colours, _STATISTIC)
+    for colours in [*along[1:], *own]:
+        dye.tie(along[0], colours) if along else dye.freeze(colours, "scales channels of a fixed number")
+    return [layers] + [()] * (len(out) - 1) if isinstance(out, tuple | list) else layers
+
+
+def _along_only(dye: Dye, layer: Tensor, axis: int) -> Tensor | None:
+    return layer if axes(layer) == (axis,) else hold(dye, layer, {axis}, "is normalised together")
+
+
+_STATISTIC = "is part of the statistic of a norm"
+
+
 @rule("native_group_norm", "group_norm")
 def _(dye: Dye, out: Any, x: Any, weight: Any, bias: Any, n: Any, c: Any, hw: Any, groups: Any, eps: Any) -> Any:
     known = dye.on(x, 1)
     vectors = [layer for p in (weight, bias) if p is not None for layer in dye.of(p)]
+    if known and dye.shrink and groups == 1:
+        for layer in known:
+            dye.blur(dye.along(layer, 1), _STATISTIC)
+        return [channelwise(dye, x, [p for p in (weight, bias) if p is not None]), (), ()]
     if not known or not dye.whole or groups == 1:
         for layer in [*known, *vectors]:
             dye.freeze(layer, f"is normalised in {groups} group(s) of {c // groups}")

@@ -17,6 +17,9 @@ def reduce(dye: Dye, out: Tensor, x: Tensor, dims: Iterable[int] | None, keepdim
     result = []
     for layer in dye.of(x):
         if axes(layer) and set(axes(layer)) <= gone:
+            if dye.shrink and len(axes(layer)) == 1 and dye.operation in _STATISTICS:
+                dye.blur(layer, "is part of a statistic over channels")
+                continue
             dye.freeze_if_used(out, layer, "is reduced over all channels")
             continue
         held = hold(dye, layer, gone, "is reduced over all channels")
@@ -29,6 +32,9 @@ def reduce(dye: Dye, out: Tensor, x: Tensor, dims: Iterable[int] | None, keepdim
         if held.shape == out.shape:
             result.append(compress(held))
     return tuple(result)
+
+
+_STATISTICS = ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 
 
 def _dims(args: Any, kwargs: Any) -> Any:
