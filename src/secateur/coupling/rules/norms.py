@@ -8,6 +8,8 @@ from secateur.coupling.dyeing import Dye, rule
 from secateur.coupling.layering import axes, spread
 from secateur.coupling.rules.holds import hold
 
+_STATISTIC = "is part of the statistic of a norm"
+
 
 def channelwise(dye: Dye, x: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
     """Channels of ``x`` (axis 1) leave with the entries of per-channel vectors."""
@@ -52,7 +54,9 @@ def _(
         training = mean
     if training:  # statistics over the other axes: what varies there is normalised together
         for layer in dye.of(x):
-            if set(axes(layer)) - {1}:
+            if dye.shrink and len(axes(layer)) == 1 and axes(layer) != (1,):
+                dye.blur(layer, _STATISTIC)  # standardised weights
+            elif set(axes(layer)) - {1}:
                 dye.freeze(layer, "is normalised over")
     return (
         [channelwise(dye, x, vectors)] + [()] * (len(out) - 1)
@@ -89,9 +93,6 @@ def _shrinking(dye: Dye, out: Any, x: Tensor, vectors: list[Tensor]) -> Any:
 
 def _along_only(dye: Dye, layer: Tensor, axis: int) -> Tensor | None:
     return layer if axes(layer) == (axis,) else hold(dye, layer, {axis}, "is normalised together")
-
-
-_STATISTIC = "is part of the statistic of a norm"
 
 
 @rule("native_group_norm", "group_norm")
