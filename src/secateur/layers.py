@@ -7,13 +7,14 @@ An unknown layer type is left alone and named in the report; teach Secateur abou
         return {"weight": LayerFacts(kind="linear")}
 """
 
+from collections.abc import Iterable
 from functools import singledispatch
 
 from torch import nn
 
 from secateur.facts import LayerFacts
 
-__all__ = ["facts_of"]
+__all__ = ["facts_of", "made_by"]
 
 
 @singledispatch
@@ -21,6 +22,17 @@ def facts_of(layer: nn.Module) -> dict[str, LayerFacts]:
     """Return the prunable parameters that ``layer`` holds itself, by attribute name; empty for types without a rule."""
     known = _BY_CLASS_NAME.get(f"{type(layer).__module__}.{type(layer).__qualname__}")
     return dict(known) if known else {}
+
+
+def made_by(model: nn.Module, targets: Iterable[str]) -> dict[str, int]:
+    """The weights among ``targets`` whose layers make channels, each with the dimension that holds them."""
+    chosen, made = set(targets), {}
+    for path, module in model.named_modules():
+        for attribute, facts in facts_of(module).items():
+            name = f"{path}.{attribute}".lstrip(".")
+            if name in chosen:
+                made[name] = 1 if facts.kind == "embedding" else facts.out_dim
+    return made
 
 
 @facts_of.register

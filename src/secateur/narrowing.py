@@ -21,7 +21,7 @@ from secateur.masks import Masks
 from secateur.recapturing import captured_from
 from secateur.structure import Structure
 
-__all__ = ["narrow", "remember_structure_", "structure_of"]
+__all__ = ["cut_copy", "narrow", "remember_structure_", "structure_of"]
 
 _ATTRIBUTE = "secateur_structure"
 _ADVICE = "Find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
@@ -91,6 +91,13 @@ def narrow(
                 thin.get_parameter(name).copy_(value)
         raise
     remember_structure_(thin, structure)
+    return thin
+
+
+def cut_copy(model: nn.Module, coupling: Coupling, structure: Structure) -> nn.Module:
+    """A copy of ``model`` (or of its graph) cut to ``structure``, to measure what it costs; it is not compared with anything."""
+    thin = _to_cut(model, coupling, inplace=False)
+    cut_(thin, structure)
     return thin
 
 

@@ -4,13 +4,14 @@ A role is a shape, not a parent: a frozen dataclass with the right ``__call__`` 
 The contract tests in ``tests/contracts`` hold every file of the role's folder, and any third party's object, to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from secateur.facts import LayerFacts
 from secateur.masks import Masks
+from secateur.pricing import Part
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.task import Task
@@ -18,6 +19,7 @@ from secateur.units import Units
 
 __all__ = [
     "Allocation",
+    "Cost",
     "Criterion",
     "Format",
     "Granularity",
@@ -85,6 +87,21 @@ class Allocation(Protocol):
 
     def __call__(self, units: Units) -> Mapping[str, int]:
         """Decide for every name in ``units``; depends on nothing else, so it is deterministic."""
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """What people pay: parameters, bytes, multiply-accumulates, milliseconds, ..."""
+
+    @property
+    def unit(self) -> str:
+        """What a number of it is called: "bytes", "ms", "" for plain counts."""
+
+    def measure(self, models: Sequence[nn.Module], example_inputs: Any) -> list[float]:
+        """What each model costs; side by side, where the machine could favour one."""
+
+    def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:
+        """How the cost of ``model`` shrinks with its dimensions, exactly or nearly; for searching."""
 
 
 @runtime_checkable

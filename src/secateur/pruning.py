@@ -1,17 +1,21 @@
 """`prune`: the one call. Strings become objects here, and only here."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from secateur.budgets import Budget
 from secateur.errors import BadSparsity, UnknownName
+from secateur.meeting import Limit
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
 from secateur.names import allocation_of, build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
+from secateur.sensitivity import Sensitivity
 from secateur.targets import Ignore
 from secateur.task import Task
 
@@ -25,7 +29,7 @@ def prune(
     sparsity: float | None = None,
     budget: str | None = None,
     granularity: str | Granularity = "unstructured",
-    scope: str | Allocation = "global",
+    scope: str | Allocation | Sensitivity = "global",
     overrides: Mapping[str, float] | None = None,
     min_kept: int = 0,
     ignore: Ignore | Iterable[Ignore] = (),
@@ -41,11 +45,12 @@ def prune(
         model: any module.
         method: "magnitude", "random", "taylor", "snip", or your own criterion (an object, or ``"package.module:Thing"``).
         sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves.
-        budget: what the result may cost, e.g. ``"macs:50%"`` (needs a granularity that narrows).
+        budget: what the result may cost: ``"macs:50%"``, ``"params:1M"``, ``"bytes:2MB"``, ``"latency:50%"``, ``"latency:8ms"`` or
+            ``"peak_memory:64MB"``; met from below, with granularity "channel". The widths follow from it.
         granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row": masks.
             "channel": coupled channels, heads and hidden units leave for real, and the network becomes narrower.
-        scope: "global" (one ranking), "layer" (the same fraction everywhere), "erk", "lamp", or an allocation object, such
-            as ``curves.allocation(0.9)``, which says how much by itself.
+        scope: "global" (one ranking; with a budget, by score per cost), "layer" (the same fraction everywhere), "erk", "lamp", the
+            curves of `secateur.sensitivity`, or an allocation object, which says how much by itself.
         overrides: sparsities of single layers by name, module path or glob; the rest follows ``scope``.
         min_kept: units that stay in every layer at least.
         ignore: names, globs, ``re:`` expressions, module types or modules to leave alone.
@@ -71,11 +76,19 @@ def prune(
     >>> pruned.masks.kept
     25
     """
-    if budget is not None:
-        raise UnknownName("budget= needs granularity='channel'; unstructured pruning takes sparsity=")
+    if budget is not None and granularity != "channel":
+        raise UnknownName(
+            f"budget={budget!r} needs granularity='channel', which takes channels out for real; "
+            f"granularity={granularity!r} takes sparsity="
+        )
     if granularity == "channel":
         shape = {key: options.pop(key) for key in ("round_to", "heads", "norms", "fallback") if key in options}
-        allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))
+        allocation: Allocation | Limit
+        if budget is not None:
+            _check_alone(sparsity, overrides)
+            allocation = _limit(budget, scope, max(1, min_kept))
+        else:
+            allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))
         narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
         return narrowing(model, task=task, example_inputs=example_inputs)
     pattern = granularity_of(granularity)
@@ -97,6 +110,14 @@ def prune(
     return one_shot(model, task=task, example_inputs=example_inputs)
 
 
+def _check_alone(sparsity: float | None, overrides: Mapping[str, float] | None) -> None:
+    if sparsity is not None or overrides:
+        raise BadSparsity(
+            "budget= finds out by itself how much has to leave and where, so sparsity= and overrides= have no say; leave them out, or "
+            "leave budget= out"
+        )
+
+
 def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> Criterion:
     if not isinstance(method, str):
         if options:
@@ -113,8 +134,15 @@ def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> C
 
 
 def _allocation(
-    sparsity: float | None, scope: str | Allocation, overrides: Mapping[str, float] | None, min_kept: int
+    sparsity: float | None,
+    scope: str | Allocation | Sensitivity,
+    overrides: Mapping[str, float] | None,
+    min_kept: int,
 ) -> Allocation:
+    if isinstance(scope, Sensitivity):
+        if sparsity is None:
+            raise BadSparsity("how much should leave? pass sparsity= or budget= beside the curves in scope=")
+        return scope.allocation(sparsity)
     if not isinstance(scope, str):
         if sparsity is not None or overrides:
             raise BadSparsity(
@@ -124,6 +152,28 @@ def _allocation(
     if sparsity is None:
         raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
     return allocation_of(scope, sparsity, overrides, min_kept)
+
+
+def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) -> Limit:
+    costs = {name: find("costs", name)() for name in names_in("costs")}
+    wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
+    cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
+    family: Any = None
+    if isinstance(scope, Sensitivity):
+        family = scope.allocation
+    elif not isinstance(scope, str):
+        raise BadSparsity(
+            f"scope={describe(scope)} says how much stays by itself, and so does budget=; give a name such as 'layer', or curves of "
+            "sc.sensitivity, which are followed as far as the budget asks for"
+        )
+    elif scope != "global":
+        allocation_of(scope, 0.5)  # an unknown name is refused here
+        family = partial(_family, scope, min_kept)
+    return Limit(budget=wanted, cost=cost, family=family, min_kept=min_kept)
+
+
+def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
+    return allocation_of(scope, min(sparsity, 1 - 1e-9), None, min_kept)
 
 
 def _check_quota(one_shot: OneShot, quota: int, sparsity: float | None) -> None:

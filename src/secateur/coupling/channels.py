@@ -2,7 +2,8 @@
 
     score(unit) = finish( mean over all weights of the unit, in all its places, of each(value) )
 
-The mean, not the sum, makes units of large and small layers comparable in one global ranking.
+The mean, not the sum, makes units of large and small layers comparable in one global ranking. Evidence that a criterion gives per
+channel is averaged (or added, if the criterion says so) over the places that it names; a group it says nothing about stays.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.coupling.groups import Group
+from secateur.errors import BadScores
 from secateur.masks import Masks
 from secateur.scores import Scores
 from secateur.units import Table, Units
@@ -34,9 +36,25 @@ class Channels:
     name: str = "channel"
 
     def pool(self, scores: Scores) -> Units:
-        """Average each unit's evidence over its places, then finish it once."""
+        """Gather each unit's evidence over its places, then finish it once.
+
+        Raises:
+            BadScores: the criterion says nothing about any group.
+        """
+        if scores.channels is None:
+            return Units({self.key(group): table for group, table in self._of_weights(scores)})
+        found = {self.key(group): _of_channels(group, scores) for group in self.groups}
+        tables = {key: table for key, table in found.items() if table is not None}
+        if not tables:
+            raise BadScores(
+                "this criterion says nothing about any group of coupled channels here (a batch-norm criterion on a network without "
+                "batch norms, say); use another one, such as 'magnitude' or 'taylor'"
+            )
+        return Units(tables)
+
+    def _of_weights(self, scores: Scores) -> list[tuple[Group, Table]]:
         sums: dict[tuple[str, int], Tensor] = {}
-        tables = {}
+        found = []
         for group in self.groups:
             total, weights = torch.zeros(group.units), 0.0
             for (name, dim), index in group.places.items():
@@ -47,22 +65,36 @@ class Channels:
                     sums[name, dim] = value.reshape(value.shape[0], -1).sum(1).float().cpu()
                 total += sums[name, dim][index].sum(1)
                 weights += index.shape[1] * scores.values[name].numel() / scores.values[name].shape[dim]
-            tables[self.key(group)] = Table.of(scores.finish(total / max(weights, 1.0)), weights=weights)
-        return Units(tables)
+            found.append((group, Table.of(scores.finish(total / max(weights, 1.0)), weights=weights)))
+        return found
 
     def spread(self, keep: Mapping[str, Tensor], scores: Scores) -> Masks:
         """Mask every place of a unit that leaves."""
         masks: dict[str, Tensor] = {}
         for group in self.groups:
-            out = ~keep[self.key(group)].reshape(-1)
+            kept = keep.get(self.key(group))
+            out = torch.zeros(group.units, dtype=torch.bool) if kept is None else ~kept.reshape(-1)
             for (name, dim), index in group.places.items():
                 if name in scores.values:
                     like = scores.values[name]
                     mask = masks.setdefault(name, torch.ones(like.shape, dtype=torch.bool, device=like.device))
-                    mask.index_fill_(dim, index[out].reshape(-1).to(like.device), False)
+                    mask.index_fill_(dim, index[out.to(index.device)].reshape(-1).to(like.device), False)
         return Masks(masks)
 
     def key(self, group: Group) -> str:
         """The name of a group in `Units`: its maker, made unique where one layer makes several groups."""
         alike = [g for g in self.groups if g.name == group.name]
         return group.name if len(alike) == 1 else f"{group.name}#{next(i for i, g in enumerate(alike) if g is group)}"
+
+
+def _of_channels(group: Group, scores: Scores) -> Table | None:
+    """Evidence per channel, ``[size, ...]`` by place, gathered to ``[units, ...]``; None where no place of the group has any."""
+    assert scores.channels is not None
+    total, entries = None, 0
+    for place, index in group.places.items():
+        if place in scores.channels:
+            here = scores.channels[place].float().cpu()[index].sum(1)
+            total, entries = here if total is None else total + here, entries + index.shape[1]
+    if total is None:
+        return None
+    return Table.of(scores.finish(total / entries if scores.average else total), weights=entries)

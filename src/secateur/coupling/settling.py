@@ -1,5 +1,6 @@
 """After the run: keep every tensor rectangular, and keep what the network's code cannot follow."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from secateur.errors import UnknownOperation
 
 __all__ = ["settle", "settle_by_trial"]
 
-_ROUNDS = 32
+_ROUNDS = 40
+_PATIENCE = 6  # after so many groups that one class fails with, all groups of the class are held at once
 
 
 def settle(coupling: Coupling, kinds: dict[str, str]) -> Coupling:
@@ -51,22 +53,59 @@ def settle_by_trial(
     """
     modules = dict((classes or model).named_modules())
     blamed: set[tuple[str, bool]] = set()
+    alone: list[str] = []  # classes of modules that one group was blamed for
     failure: Failure | None = None
     for _ in range(_ROUNDS):
-        leaving = {k: torch.arange(g.units) >= max(1, g.units // 2) for k, g in enumerate(coupling.found)}
-        try:
-            failure = try_structure(model, example_inputs, coupling.structure(coupling.gone(leaving)))
-        except SizesDisagree as error:
-            failure = Failure(error.path, error)
+        everything = range(len(coupling.found))
+        failure = _try_without(model, example_inputs, coupling, everything)
         if failure is None:
             return coupling
-        if not _blame(modules, coupling, failure, blamed):
+        kind = type(modules[failure.path]).__name__
+        culprit = None if alone.count(kind) >= _PATIENCE else _culprit(model, example_inputs, coupling, failure)
+        if culprit is not None:
+            alone.append(kind)
+            coupling.freeze(culprit, _why(modules, failure))
+            coupling.dye.palette.held_by_code.append(_why(modules, failure))
+        elif not _blame(modules, coupling, failure, blamed):
             break
         coupling = settle(coupling, kinds)
     assert failure is not None
     raise UnknownOperation(
         f"narrowing {type(model).__name__} fails in '{failure.path}', whatever is left alone there: {failure.error}"
     ) from failure.error
+
+
+def _try_without(model: nn.Module, example_inputs: Any, coupling: Coupling, groups: Iterable[int]) -> Failure | None:
+    """Take half of the units of ``groups`` out of a copy without data and run it."""
+    found = {k: coupling.found[k].units for k in groups}
+    leaving = {k: torch.arange(units) >= max(1, units // 2) for k, units in found.items()}
+    try:
+        return try_structure(model, example_inputs, coupling.structure(coupling.gone(leaving)))
+    except SizesDisagree as error:
+        return Failure(error.path, error)
+
+
+def _culprit(model: nn.Module, example_inputs: Any, coupling: Coupling, failure: Failure) -> int | None:
+    """The one group whose half makes the model fail, found by halving; None where it takes several at once."""
+    prefix = f"{failure.path}." if failure.path else ""
+    suspects = [k for k, g in enumerate(coupling.found) if any(n.startswith(prefix) for n, _ in g.places)]
+    if not suspects or _try_without(model, example_inputs, coupling, suspects) is None:
+        return None
+    while len(suspects) > 1:
+        middle = len(suspects) // 2
+        for half in (suspects[:middle], suspects[middle:]):
+            if _try_without(model, example_inputs, coupling, half) is not None:
+                suspects = half
+                break
+        else:
+            return None
+    return suspects[0]
+
+
+def _why(modules: dict[str, nn.Module], failure: Failure) -> Freeze:
+    kind = type(modules[failure.path]).__name__
+    said = str(failure.error).strip().splitlines()[0][:160]
+    return Freeze(kind, failure.path, f"the code of {kind} cannot follow: {said}")
 
 
 def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
@@ -88,10 +127,8 @@ def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, 
 def _freeze_inside(
     modules: dict[str, nn.Module], coupling: Coupling, path: str, failure: Failure, *, wide: bool
 ) -> bool:
-    kind = type(modules[path])
+    kind, why, hit = type(modules[path]), replace(_why(modules, failure), module=path), False
     prefixes = tuple(f"{p}." if p else "" for p, m in modules.items() if type(m) is kind)
-    reason = f"the code of {kind.__name__} cannot follow: {str(failure.error).strip().splitlines()[0][:160]}"
-    why, hit = Freeze(kind.__name__, path, reason), False
     for k, group in enumerate(coupling.found):
         names = [name for name, _ in group.places]
         inside = any((any if wide else all)(name.startswith(prefix) for name in names) for prefix in prefixes)

@@ -52,7 +52,7 @@ class Pattern:
             BadPattern: some shapes do not divide into this pattern; all of them are named.
         """
         self._check(scores)
-        return Units({name: self._table(name, scores) for name in scores.values})
+        return Units({name: self._table(name, scores) for name in scores.per_weight(self.name)})
 
     def spread(self, keep: Mapping[str, Tensor], scores: Scores) -> Masks:
         """Give every weight the decision of its unit."""

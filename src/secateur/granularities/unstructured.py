@@ -27,7 +27,7 @@ class Unstructured:
 
     def pool(self, scores: Scores) -> Units:
         """Finish each weight's evidence as it is read; nothing is copied."""
-        return Units({name: self._table(name, scores) for name in scores.values})
+        return Units({name: self._table(name, scores) for name in scores.per_weight("unstructured")})
 
     def spread(self, keep: Mapping[str, Tensor], scores: Scores) -> Masks:
         """Give every decision its weight's place."""

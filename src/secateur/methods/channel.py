@@ -21,6 +21,7 @@ from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
 from secateur.facts import LayerFacts
 from secateur.graphs import copied
 from secateur.masks import Masks
+from secateur.meeting import Limit, meet
 from secateur.narrowing import narrow, structure_of
 from secateur.notes import describe
 from secateur.planning import plan
@@ -40,7 +41,7 @@ class Channel:
 
     Args:
         criterion: how weights are scored; a unit's score is the mean over its weights, finished once.
-        allocation: how many units of each group stay.
+        allocation: how many units of each group stay, or a `Limit` on what the result may cost.
         round_to: keep widths at multiples of this (8 runs fastest on most CPUs); 1 leaves them as they fall.
         ignore: layers whose channels stay.
         heads: "whole" or "inside"; see `secateur.couple`.
@@ -49,7 +50,7 @@ class Channel:
     """
 
     criterion: Criterion
-    allocation: Allocation
+    allocation: Allocation | Limit
     round_to: int = 1
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     heads: str = "whole"
@@ -88,27 +89,41 @@ class Channel:
                 f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
                 f"{_advice(coupling, self.norms)}"
             )
-        masks = self._plan(model, coupling, task)
+        masks, said = self._plan(model, coupling, task, example_inputs)
         thin = (
             narrow(model, masks, example_inputs, coupling=coupling)
             if masks.kept < masks.total
             else copy.deepcopy(model)
         )
         structure = structure_of(thin)
-        notes = _notes(coupling, masks) + _difference(coupling, model, masks, thin, example_inputs)
+        notes = said + _notes(coupling, masks) + _difference(coupling, model, masks, thin, example_inputs)
         report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=notes)
         report = replace(report, groups=groups_of(coupling, model, structure), held=held_of(coupling, model))
         return Pruned(thin, masks, report, structure)
 
-    def _plan(self, model: nn.Module, coupling: Coupling, task: Task | None) -> Masks:
+    def _plan(
+        self, model: nn.Module, coupling: Coupling, task: Task | None, example_inputs: Any
+    ) -> tuple[Masks, tuple[str, ...]]:
+        """The masks, and what came of a budget."""
         own = dict(model.named_parameters())
         targets = {n: LayerFacts() for g in coupling.groups() for n, _ in g.places if n in own}
+        scores = replace(self.criterion(model, targets, task), facts=targets)
+        if isinstance(self.allocation, Limit):
+            met = meet(
+                model,
+                coupling,
+                scores,
+                within=self.allocation,
+                example_inputs=example_inputs,
+                round_to=self.round_to,
+            )
+            return met.masks, (met.says(self.allocation.budget.cost, self.allocation.cost.unit),)
         granularity = Channels(groups=coupling.groups())
         entries = tuple((granularity.key(g), g.entries) for g in coupling.groups())
         allocation = self.allocation
         if self.round_to > 1:
             allocation = Rounded(allocation=allocation, multiple=self.round_to, entries=entries)
-        return plan(replace(self.criterion(model, targets, task), facts=targets), granularity, allocation)
+        return plan(scores, granularity, allocation), ()
 
     def _said(self) -> str:
         rounding = f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""

@@ -1,0 +1,56 @@
+"""Multiply-accumulates of one forward pass on the example, counted as they run (see `secateur.macs`).
+
+A layer's share follows the size of its weight: MACs = places * weights. What has no weight of its own, such as the products of
+attention, follows the rest; the count of the narrowed model then corrects the prediction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import nn
+
+from secateur.examples import Example, device_of, leaving_no_trace, run
+from secateur.macs import count_macs
+from secateur.pricing import Part
+
+__all__ = ["Macs"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Macs:
+    """Count multiply-accumulates.
+
+    >>> import torch
+    >>> Macs().measure([nn.Linear(3, 2)], torch.zeros(5, 3))
+    [30.0]
+    """
+
+    unit: str = ""
+
+    def measure(self, models: Sequence[nn.Module], example_inputs: Any) -> list[float]:
+        """Run each model on the example and count.
+
+        Raises:
+            WrongModel: a model does not run on the example.
+        """
+        return [float(sum(_counted(model, example_inputs).values())) for model in models]
+
+    def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:
+        """A part for every weight of two dimensions or more, in layers that multiply."""
+        found = []
+        for path, total in _counted(model, example_inputs).items():
+            own = dict(model.get_submodule(path).named_parameters(prefix=path, recurse=False)) if path else {}
+            own = own or dict(model.named_parameters(recurse=False))
+            weights = {name.lstrip("."): p for name, p in own.items() if p.dim() > 1}
+            size = sum(p.numel() for p in weights.values())
+            for name, p in weights.items():
+                found.append(Part(total * p.numel() / size, tuple((name, dim) for dim in range(p.dim()))))
+        return tuple(found)
+
+
+def _counted(model: nn.Module, example_inputs: Any) -> dict[str, int]:
+    example = Example.of(example_inputs, device_of(model))
+    with leaving_no_trace(model):
+        return dict(run(model, example, lambda: count_macs(model, *example)).total)

@@ -1,0 +1,162 @@
+"""Gates: what flows into the layers that read a channel, and how the loss depends on it.
+
+Imagine a factor g = 1 on every channel where it is read. A channel that leaves is g = 0, and to first order
+
+    dL = - dL/dg = - sum over the readers of  <dL/dx_j, x_j>,
+
+x_j all elements of the reader's input that belong to channel j. At the readers the gate is exact for everything that can leave:
+through a batch norm and an activation, through a residual stream (each block reads it), through flattening. For a layer that is
+linear in its input the same number is <dL/dW_j, W_j>, summed over the batch (Molchanov et al. 2019, section 3.2, on gates): that is
+used where a layer is not called as a module (inside attention, recurrent cells), and all examples then share it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import NeedsTask
+from secateur.gradients import evaluating
+from secateur.layers import facts_of
+from secateur.protocols import Targets
+from secateur.task import Task
+
+__all__ = ["Place", "by_channel", "examples_in", "gate_gradients", "read_by", "reader_inputs"]
+
+Place = tuple[str, int]
+
+
+def read_by(model: nn.Module, targets: Targets) -> dict[nn.Module, Place]:
+    """The layers that read channels one by one, each with the place of its weight that holds them.
+
+    Linear layers and convolutions without groups: a group reads its channels together and leaves with them.
+    """
+    readers = {}
+    for path, module in model.named_modules():
+        for attribute, facts in facts_of(module).items():
+            name = f"{path}.{attribute}".lstrip(".")
+            plain = facts.kind in ("linear", "conv") and facts.groups == 1 and not isinstance(module, nn.Bilinear)
+            if name in targets and plain and facts.in_dim is not None:
+                readers[module] = (name, facts.in_dim)
+    return readers
+
+
+@contextmanager
+def reader_inputs(readers: dict[nn.Module, Place]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Gather what goes into each reader while the model runs, in order; a layer that runs twice is there twice."""
+    seen: list[tuple[nn.Module, Tensor]] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        found = args[0] if args else kwargs.get("input")
+        if isinstance(found, Tensor):
+            seen.append((module, found))
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in readers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def by_channel(module: nn.Module, flow: Tensor) -> Tensor:
+    """Arrange a reader's input as ``[channels, examples, elements]``.
+
+    >>> by_channel(nn.Conv2d(3, 8, 1), torch.zeros(5, 3, 4, 4)).shape, by_channel(nn.Linear(6, 2), torch.zeros(5, 7, 6)).shape
+    (torch.Size([3, 5, 16]), torch.Size([6, 5, 7]))
+    """
+    if isinstance(module, nn.modules.conv._ConvNd):
+        batched = flow if flow.dim() == module.weight.dim() else flow.unsqueeze(0)
+        return batched.transpose(0, 1).flatten(2)
+    batched = flow if flow.dim() > 1 else flow.unsqueeze(0)
+    return batched.movedim(-1, 0).flatten(2) if batched.dim() > 2 else batched.t().unsqueeze(-1)
+
+
+def gate_gradients(model: nn.Module, targets: Targets, task: Task | None, who: str) -> Iterator[dict[Place, Tensor]]:
+    """Yield ``dL/dg`` for every channel that a layer reads and every example of a batch, ``[channels, examples]``, batch by batch.
+
+    ``L`` is taken to be a mean over the batch, so its gradient is scaled by the number of examples. The model is left as it was.
+
+    Raises:
+        NeedsTask: there is no task, no loss or no batch.
+    """
+    if task is None:
+        raise NeedsTask(f"{who} needs data: pass task=sc.Task(batches, loss=lambda model, batch: ...)")
+    loss, readers = task.needs_loss(who), read_by(model, targets)
+    with _trainable(model):
+        for batch in task.each_batch(who):
+            with evaluating(model), torch.enable_grad(), reader_inputs(readers) as seen:
+                value = loss(model, batch)
+            flows = [(module, x) for module, x in seen if x.requires_grad]
+            silent = _not_called(model, targets, {readers[module] for module, _ in seen})
+            wanted = [x for _, x in flows] + [weight for _, weight in silent]
+            gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
+            gates = _of_flows(readers, flows, gradients[: len(flows)], examples_in(batch))
+            yield gates | _of_weights(silent, gradients[len(flows) :], examples_in(batch))
+
+
+def _not_called(model: nn.Module, targets: Targets, called: set[Place]) -> list[tuple[Place, Tensor]]:
+    """Weights that read channels in a call that no hook saw."""
+    found = []
+    for path, module in model.named_modules():
+        for attribute, facts in facts_of(module).items():
+            place = (f"{path}.{attribute}".lstrip("."), 1 if facts.in_dim is None else facts.in_dim)
+            reads = facts.kind in ("linear", "attention", "recurrent") and facts.in_dim is not None
+            if reads and place[0] in targets and place not in called:
+                found.append((place, module.get_parameter(attribute)))
+    return found
+
+
+def examples_in(batch: Any) -> int:
+    """How many examples a batch holds: the first size of its first tensor; 1 where it has none."""
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    return 1 if first is None else first.shape[0]
+
+
+def _of_flows(
+    readers: dict[nn.Module, Place],
+    flows: list[tuple[nn.Module, Tensor]],
+    gradients: tuple[Tensor, ...],
+    examples: int,
+) -> dict[Place, Tensor]:
+    found: dict[Place, Tensor] = {}
+    for (module, x), gradient in zip(flows, gradients, strict=True):
+        gate = (by_channel(module, gradient.float()) * by_channel(module, x.detach().float())).sum(-1)
+        gate = _to_examples(gate, examples) * examples
+        place = readers[module]
+        found[place] = found[place] + gate if place in found else gate
+    return found
+
+
+def _of_weights(
+    silent: list[tuple[Place, Tensor]], gradients: tuple[Tensor, ...], examples: int
+) -> dict[Place, Tensor]:
+    found = {}
+    for (place, weight), gradient in zip(silent, gradients, strict=True):
+        gate = (weight.detach().float() * gradient.float()).movedim(place[1], 0).flatten(1).sum(1)
+        found[place] = gate.unsqueeze(1).expand(-1, examples)
+    return found
+
+
+def _to_examples(gate: Tensor, examples: int) -> Tensor:
+    """Windows and other parts of an example are added up; what has no examples of its own is shared by all."""
+    parts = gate.shape[1]
+    if parts % examples == 0:
+        return gate.reshape(len(gate), examples, parts // examples).sum(2)
+    return gate.sum(1, keepdim=True).expand(-1, examples) / examples
+
+
+@contextmanager
+def _trainable(model: nn.Module) -> Iterator[None]:
+    """Let gradients flow through layers that are frozen too."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
