@@ -11,7 +11,7 @@ from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
 from secateur.task import Task
 
-__all__ = ["each_flow", "run_batch"]
+__all__ = ["columns_of", "each_flow", "matrix_of", "run_batch"]
 
 
 def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
@@ -39,3 +39,39 @@ def each_flow(model: nn.Module, targets: Targets, task: Task | None, who: str) -
         while seen:
             module, x = seen.pop()
             yield readers[module], by_channel(module, x.detach()).flatten(1)
+
+
+def columns_of(module: nn.Module, x: Tensor) -> Tensor:
+    """What a layer's weight is multiplied with, ``[features, samples]``: the patches of a convolution, the tokens of a linear layer.
+
+    ``matrix_of(module) @ columns_of(module, x)`` is the layer's output without bias, position by position; of a transposed
+    convolution it is what every input position adds to the output. Without convolution groups.
+
+    >>> import torch
+    >>> layer, x = nn.Conv2d(2, 3, 3, padding=1, bias=False), torch.randn(4, 2, 5, 5)
+    >>> y = matrix_of(layer) @ columns_of(layer, x)
+    >>> torch.allclose(y.reshape(3, 4, 5, 5).transpose(0, 1), layer(x), atol=1e-5)
+    True
+    """
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return x.reshape(-1, x.shape[-1]).t()
+    batched = x if x.dim() == module.weight.dim() else x.unsqueeze(0)
+    if module.transposed:
+        return batched.transpose(0, 1).flatten(1)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    patches: Tensor = nn.functional.pad(batched, module._reversed_padding_repeated_twice, mode=mode)
+    for axis, (size, stride, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
+    ):
+        patches = patches.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    dims = len(module.kernel_size)  # [batch, channels, *places, *taps] -> [channels, *taps, batch, *places]
+    order = (1, *range(2 + dims, 2 + 2 * dims), 0, *range(2, 2 + dims))
+    return patches.permute(order).flatten(dims + 1).flatten(0, dims)
+
+
+def matrix_of(module: nn.Module) -> Tensor:
+    """A layer's weight as ``[rows, features]``, to go with `columns_of`."""
+    weight = module.get_parameter("weight")
+    if isinstance(module, nn.modules.conv._ConvNd) and module.transposed:
+        return weight.detach().flatten(1).t()
+    return weight.detach().flatten(1)

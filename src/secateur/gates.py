@@ -93,9 +93,13 @@ def gate_gradients(model: nn.Module, targets: Targets, task: Task | None, who: s
             flows = [(module, x) for module, x in seen if x.requires_grad]
             silent = _not_called(model, targets, {readers[module] for module, _ in seen})
             wanted = [x for _, x in flows] + [weight for _, weight in silent]
-            gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
+            gradients = _gradients(value, wanted)
             gates = _of_flows(readers, flows, gradients[: len(flows)], examples_in(batch))
             yield gates | _of_weights(silent, gradients[len(flows) :], examples_in(batch))
+
+
+def _gradients(value: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True) if wanted else ()
 
 
 def _not_called(model: nn.Module, targets: Targets, called: set[Place]) -> list[tuple[Place, Tensor]]:

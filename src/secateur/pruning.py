@@ -60,7 +60,8 @@ def prune(
         seed: for criteria that draw.
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
             (widths in multiples of 8), ``heads="inside"`` (channels leave inside heads instead of whole heads),
-            ``norms="shrink"`` (the width that a layer norm runs over may leave too) and ``fallback="graph"`` (a graph module
+            ``norms="shrink"`` (the width that a layer norm runs over may leave too), ``repair=True`` (layers that read what left are
+            refitted on the task's batches) and ``fallback="graph"`` (a graph module
             comes back where the class itself has sizes written into its code).
 
     Returns:
@@ -82,7 +83,9 @@ def prune(
             f"granularity={granularity!r} takes sparsity="
         )
     if granularity == "channel":
-        shape = {key: options.pop(key) for key in ("round_to", "heads", "norms", "fallback") if key in options}
+        shape = {
+            key: options.pop(key) for key in ("round_to", "heads", "norms", "repair", "fallback") if key in options
+        }
         allocation: Allocation | Limit
         if budget is not None:
             _check_alone(sparsity, overrides)

@@ -15,10 +15,11 @@ from secateur.allocations.uniform import Uniform
 from secateur.criteria.magnitude import Magnitude
 from secateur.granularities.unstructured import Unstructured
 from secateur.names import find, granularity_of, names_in
+from secateur.pricing import Dimension, Part, Pricing
 from secateur.protocols import Criterion, LiveCriterion, TrainingMethod
 from secateur.scores import Scores
 
-SHELVES = ["criteria", "granularities", "allocations", "schedules", "methods"]
+SHELVES = ["criteria", "granularities", "allocations", "schedules", "methods", "costs", "solvers"]
 FILES = [
     f"secateur.{shelf}.{file.name}"
     for shelf in SHELVES
@@ -40,12 +41,22 @@ CRITERIA = [find("criteria", name)() for name in names_in("criteria")]
 STEPS = {"begin_step": 2, "end_step": 11, "frequency": 4}
 
 
+PRICING = (
+    Pricing(  # a table for each name, and a price for each of its elements; every granularity has fewer units than that
+        parts=tuple(Part(1000, ((name, 0),)) for name in "abc"),
+        dimensions=tuple(Dimension((name, 0), 1 << 10, ((name, 1),)) for name in "abc"),
+        units=tuple((name, 1 << 10) for name in "abc"),
+    )
+)
 FILLED_IN = {  # what allocations need, by the names of their fields
     "sparsity": 0.5,
     "sparsities": (("*", 0.5),),
     "otherwise": Uniform(sparsity=0.5),
     "allocation": Uniform(sparsity=0.5),
     "multiple": 2,
+    "pricing": PRICING,
+    "limit": 1500.0,
+    "family": Uniform,
     "harms": tuple((name, ((0.0, 0.0), (0.9, 1.0))) for name in "abc"),
 }
 

@@ -27,6 +27,7 @@ from secateur.notes import describe
 from secateur.planning import plan
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Criterion
+from secateur.repairing import repair_
 from secateur.report import Pruned
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
@@ -46,6 +47,7 @@ class Channel:
         ignore: layers whose channels stay.
         heads: "whole" or "inside"; see `secateur.couple`.
         norms: "hold" or "shrink"; see `secateur.couple`.
+        repair: refit the layers that read what left, by least squares on the task's batches (no labels); see `secateur.repairing`.
         fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
     """
 
@@ -55,6 +57,7 @@ class Channel:
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     heads: str = "whole"
     norms: str = "hold"
+    repair: bool = False
     fallback: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,13 +93,14 @@ class Channel:
                 f"{_advice(coupling, self.norms)}"
             )
         masks, said = self._plan(model, coupling, task, example_inputs)
+        source = self._repaired(model, masks, task) if self.repair else model
         thin = (
-            narrow(model, masks, example_inputs, coupling=coupling)
+            narrow(source, masks, example_inputs, coupling=coupling)
             if masks.kept < masks.total
-            else copy.deepcopy(model)
+            else copy.deepcopy(source)
         )
         structure = structure_of(thin)
-        notes = said + _notes(coupling, masks) + _difference(coupling, model, masks, thin, example_inputs)
+        notes = said + _notes(coupling, masks) + _difference(coupling, source, masks, thin, example_inputs)
         report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=notes)
         report = replace(report, groups=groups_of(coupling, model, structure), held=held_of(coupling, model))
         return Pruned(thin, masks, report, structure)
@@ -125,9 +129,17 @@ class Channel:
             allocation = Rounded(allocation=allocation, multiple=self.round_to, entries=entries)
         return plan(scores, granularity, allocation), ()
 
+    def _repaired(self, model: nn.Module, masks: Masks, task: Task | None) -> nn.Module:
+        if task is None:
+            raise NeedsTask("repair=True refits layers on what flows through them: pass task=sc.Task(batches)")
+        masked = masks.apply_(copied(model))
+        repair_(masked, model, masks, task)
+        return masked
+
     def _said(self) -> str:
         rounding = f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""
-        return f"channels narrowed, {describe(self.criterion)}, {describe(self.allocation)}{rounding}"
+        repaired = ", readers refitted by least squares" if self.repair else ""
+        return f"channels narrowed, {describe(self.criterion)}, {describe(self.allocation)}{rounding}{repaired}"
 
 
 def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:

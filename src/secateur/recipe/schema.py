@@ -76,7 +76,7 @@ class TaskSection(_Table):
 class PruneSection(_Table):
     """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
 
-    ``round_to``, ``heads``, ``norms`` and ``fallback`` are for ``granularity = "channel"``.
+    ``round_to``, ``heads``, ``norms``, ``repair`` and ``fallback`` are for ``granularity = "channel"``.
     """
 
     method: str = "magnitude"
@@ -92,6 +92,7 @@ class PruneSection(_Table):
     round_to: Annotated[int, Field(ge=1)] = 1
     heads: Literal["whole", "inside"] = "whole"
     norms: Literal["hold", "shrink"] = "hold"
+    repair: bool = False
     fallback: Literal["graph"] | None = None
     options: Options = {}
 
@@ -125,7 +126,7 @@ class PruneSection(_Table):
             )
         return sparsity
 
-    @field_validator("round_to", "heads", "norms", "fallback")
+    @field_validator("round_to", "heads", "norms", "repair", "fallback")
     @classmethod
     def _for_channels(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
         if info.data.get("granularity", "channel") != "channel":
