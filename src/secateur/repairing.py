@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.activations import columns_of, matrix_of, run_batch
 from secateur.examples import leaving_no_trace
+from secateur.facts import LayerFacts
 from secateur.gates import Place, read_by, reader_inputs
 from secateur.masks import Masks
 from secateur.solvers.least_squares import refit
