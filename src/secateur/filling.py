@@ -7,24 +7,26 @@ from secateur.errors import OverBudget
 from secateur.pricing import Pricing
 from secateur.units import Units
 
-__all__ = ["filled", "floors_of"]
+__all__ = ["affordable", "filled", "floors_of"]
 
 
-def floors_of(units: Units, pricing: Pricing, limit: float, steps: Mapping[str, int], min_kept: int) -> dict[str, int]:
-    """The smallest widths there can be.
+def floors_of(units: Units, steps: Mapping[str, int], min_kept: int) -> dict[str, int]:
+    """The smallest widths there can be: ``min_kept``, at least one, rounded up to whole steps."""
+    return {name: min(units.count(name), _up(max(1, min_kept), steps.get(name, 1))) for name in units}
+
+
+def affordable(floors: Mapping[str, int], pricing: Pricing, limit: float) -> None:
+    """Refuse a limit that not even the smallest widths keep.
 
     Raises:
         OverBudget: they cost more than ``limit``.
     """
-    floors = {name: min(units.count(name), _up(max(1, min_kept), steps.get(name, 1))) for name in units}
     least = pricing(floors)
-    if least > limit:
+    if least > limit * (1 + 1e-12):
         raise OverBudget(
-            f"the smallest widths that are allowed (min_kept={min_kept}, rounded up) still cost {least:.4g}, more than the budget "
-            f"of {limit:.4g}: {pricing({}):.4g} is what all channels cost; raise the budget, or let more leave (ignore=, min_kept=, "
-            "round_to=)"
+            f"the smallest widths that are allowed still cost {least:.4g}, more than the budget of {limit:.4g} ({pricing({}):.4g} is "
+            "what all channels cost); raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
         )
-    return floors
 
 
 def filled(

@@ -1,8 +1,8 @@
-"""Meet a budget with coupled groups: search widths on a prediction, narrow a copy, measure it, correct the prediction, again.
+"""Meet a budget with coupled groups: search widths on a prediction, narrow a copy, measure it, correct the aim, again.
 
-    counts = allocation(units, pricing, limit);   pricing <- pricing * measured(counts) / pricing(counts)
+    counts = allocation(units, pricing, aim);   the aim is moved until  measured(counts) = limit     (false position)
 
-What is counted (parameters, multiply-accumulates, bytes) is right after one or two rounds; what is timed, when it is within reach of
+What is counted (parameters, multiply-accumulates, bytes) is right after a few rounds; what is timed, when it is within reach of
 the clock. The best result that keeps the budget is taken; a budget is never exceeded.
 """
 
@@ -19,6 +19,7 @@ from secateur.budgets import Budget, spelled
 from secateur.coupling import Coupling
 from secateur.coupling.channels import Channels
 from secateur.errors import OverBudget
+from secateur.filling import floors_of
 from secateur.masks import Masks
 from secateur.narrowing import cut_copy
 from secateur.planning import plan
@@ -28,8 +29,9 @@ from secateur.scores import Scores
 
 __all__ = ["Limit", "Met", "meet", "pricing_of", "steps_of"]
 
-_ROUNDS = 8
-_CLOSE = {"ms": 0.03}  # how far below the limit is near enough, by unit; counts go on until nothing changes
+_ROUNDS = 10
+_SLACK = {"ms": 0.015}  # a clock is not surer than that, by unit
+_EXACT = 1e-4  # what is counted is near enough so far below the limit
 
 
 @final
@@ -95,35 +97,63 @@ def meet(
     Raises:
         OverBudget: the smallest widths cost more.
     """
-    channels, cost, budget = Channels(groups=coupling.groups()), within.cost, within.budget
-    steps = steps_of(channels, round_to)
-    runs = coupling.graph or model
-    pricing = pricing_of(cost, coupling, runs, example_inputs)
+    channels, cost = Channels(groups=coupling.groups()), within.cost
+    pricing = pricing_of(cost, coupling, coupling.graph or model, example_inputs)
     (dense,) = cost.measure([model], example_inputs)
     pricing = replace(pricing, factor=dense / pricing({}))
+    steps, units = steps_of(channels, round_to), channels.pool(scores)
+    least = pricing(floors_of(units, dict(steps), within.min_kept))
+    aims = _Aims(start=dense, least=least, slack=_SLACK.get(cost.unit, 0.0))
     best: Met | None = None
-    tried: set[Any] = set()
     for _ in range(_ROUNDS):
-        limit = budget.limit(dense)
-        masks = plan(scores, channels, within.allocation(pricing, limit, steps))
-        counts = _counts(channels, masks, scores)
+        masks = plan(scores, channels, within.allocation(pricing, aims.next, steps))
         dense, now = _measured(model, coupling, masks, cost, example_inputs)
-        limit = budget.limit(dense)
-        if now <= limit and (best is None or now / dense > best.cost / best.dense):
+        limit = within.budget.limit(dense)
+        if now <= limit and (best is None or now / limit > best.cost / best.limit):
             best = Met(masks=masks, dense=dense, limit=limit, cost=now)
-        if (now <= limit and now >= limit * (1 - _CLOSE.get(cost.unit, 0.0))) or tuple(counts.items()) in tried:
+        if not aims.learn(now / limit):
             break
-        tried.add(tuple(counts.items()))
-        predicted = pricing(counts)
-        if abs(predicted / now - 1) < 1e-9:
-            break
-        pricing = replace(pricing, factor=pricing.factor * now / predicted)
     if best is None:
         raise OverBudget(
-            f"no widths were found that cost at most {spelled(budget.limit(dense), cost.unit)}: the nearest cost "
-            f"{spelled(now, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
+            f"no widths were found that cost at most {spelled(limit, cost.unit)}: the nearest cost {spelled(now, cost.unit)}, all "
+            f"channels {spelled(dense, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
         )
     return best
+
+
+class _Aims:
+    """What the prediction is asked for, so that the measurement comes out at the limit: false position on (aim, measured / limit).
+
+    Args:
+        start: the predicted cost of all channels.
+        least: that of the smallest widths.
+        slack: how far below the limit to aim, and half of how far below it is near enough.
+    """
+
+    def __init__(self, start: float, least: float, slack: float) -> None:
+        self.start, self.least, self.slack = start, least, slack
+        self.next = start
+        self.seen: dict[float, float] = {}
+
+    def learn(self, ratio: float) -> bool:
+        """Take in what came of `next`; False if there is nothing left to try."""
+        if self.next in self.seen:
+            return False
+        self.seen[self.next] = ratio
+        target = 1 - self.slack
+        if 1 - 2 * self.slack - _EXACT <= ratio <= 1 or (self.next <= self.least and ratio > 1):
+            return False
+        if self.next >= self.start and ratio <= 1:
+            return False  # everything fits
+        above = min((aim for aim, found in self.seen.items() if found > target), default=None)
+        below = max((aim for aim, found in self.seen.items() if found <= target), default=None)
+        if above is None or below is None or above <= below:
+            aim = self.next * target / ratio
+        else:
+            share = (target - self.seen[below]) / max(self.seen[above] - self.seen[below], 1e-12)
+            aim = below + (above - below) * min(max(share, 0.05), 0.95)
+        self.next = min(max(aim, self.least), self.start)
+        return True
 
 
 def _measured(
@@ -134,15 +164,6 @@ def _measured(
     thin = cut_copy(model, coupling, structure) if structure.kept else model
     dense, now = cost.measure([model, thin], example_inputs)
     return dense, now
-
-
-def _counts(channels: Channels, masks: Masks, scores: Scores) -> dict[str, int]:
-    counts = {}
-    for group in channels.groups:
-        (name, dim), index = next((p, i) for p, i in group.places.items() if p[0] in scores.values)
-        alive = masks[name].movedim(dim, 0).flatten(1).any(1) if masks[name].dim() > 1 else masks[name]
-        counts[channels.key(group)] = int(alive.cpu()[index].any(1).sum())
-    return counts
 
 
 def pricing_of(cost: Cost, coupling: Coupling, model: nn.Module, example_inputs: Any) -> Pricing:

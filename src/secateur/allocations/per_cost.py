@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from secateur.filling import filled, floors_of
+from secateur.filling import affordable, filled, floors_of
 from secateur.pricing import Pricing
 from secateur.units import Units
 
@@ -46,7 +46,8 @@ class PerCost:
             OverBudget: even the smallest widths cost more.
         """
         steps = dict(self.steps)
-        floors = floors_of(units, self.pricing, self.limit, steps, self.min_kept)
+        floors = floors_of(units, steps, self.min_kept)
+        affordable(floors, self.pricing, self.limit)
         counts = {name: units.count(name) for name in units}
         ladder = _Ladder(units, floors, steps)
         start = self.pricing(counts)

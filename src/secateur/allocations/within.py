@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from secateur.filling import filled, floors_of
+from secateur.filling import affordable, filled, floors_of
 from secateur.pricing import Pricing
 from secateur.protocols import Allocation
 from secateur.units import Units
@@ -44,7 +44,8 @@ class Within:
         Raises:
             OverBudget: even the smallest widths cost more.
         """
-        floors = floors_of(units, self.pricing, self.limit, dict(self.steps), self.min_kept)
+        floors = floors_of(units, dict(self.steps), self.min_kept)
+        affordable(floors, self.pricing, self.limit)
         full = {name: units.count(name) for name in units}
         if self.pricing(full) <= self.limit:
             return full
