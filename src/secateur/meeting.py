@@ -13,6 +13,7 @@ from typing import Any, final
 
 from torch import nn
 
+from secateur.allocations.knapsack import Knapsack
 from secateur.allocations.per_cost import PerCost
 from secateur.allocations.within import Within
 from secateur.budgets import Budget, spelled
@@ -44,16 +45,20 @@ class Limit:
         cost: how that is measured.
         family: from ``sparsity=`` to an allocation, such as `Uniform`, which is then followed as far as needed; None ranks all units
             together by score per cost.
+        harms: curves of a sensitivity analysis, by group; then the widths of least harm are chosen.
         min_kept: units that stay in every group at least.
     """
 
     budget: Budget
     cost: Cost
     family: Callable[..., Allocation] | None = None
+    harms: tuple[tuple[str, tuple[tuple[float, float], ...]], ...] = ()
     min_kept: int = 1
 
     def allocation(self, pricing: Pricing, limit: float, steps: tuple[tuple[str, int], ...]) -> Allocation:
         """What decides about the widths at these prices."""
+        if self.harms:
+            return Knapsack(pricing=pricing, limit=limit, steps=steps, min_kept=self.min_kept, harms=self.harms)
         if self.family is None:
             return PerCost(pricing=pricing, limit=limit, steps=steps, min_kept=self.min_kept)
         return Within(pricing=pricing, limit=limit, steps=steps, min_kept=self.min_kept, family=self.family)

@@ -162,8 +162,9 @@ def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) ->
     wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
     cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
     family: Any = None
+    harms: Any = ()
     if isinstance(scope, Sensitivity):
-        family = scope.allocation
+        harms = tuple((name, scope.harm(name)) for name in scope.curves)
     elif not isinstance(scope, str):
         raise BadSparsity(
             f"scope={describe(scope)} says how much stays by itself, and so does budget=; give a name such as 'layer', or curves of "
@@ -172,7 +173,7 @@ def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) ->
     elif scope != "global":
         allocation_of(scope, 0.5)  # an unknown name is refused here
         family = partial(_family, scope, min_kept)
-    return Limit(budget=wanted, cost=cost, family=family, min_kept=min_kept)
+    return Limit(budget=wanted, cost=cost, family=family, harms=harms, min_kept=min_kept)
 
 
 def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
