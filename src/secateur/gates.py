@@ -46,13 +46,19 @@ def read_by(model: nn.Module, targets: Targets) -> dict[nn.Module, Place]:
 
 @contextmanager
 def reader_inputs(readers: dict[nn.Module, Place]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
-    """Gather what goes into each reader while the model runs, in order; a layer that runs twice is there twice."""
+    """Gather what goes into each reader while the model runs, in order; a layer that runs twice is there twice.
+
+    A reader gets a view of its own, so that a derivative is by what this one reads, whoever else reads the same.
+    """
     seen: list[tuple[nn.Module, Tensor]] = []
 
-    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def note(module: nn.Module, args: Any, kwargs: Any) -> Any:
         found = args[0] if args else kwargs.get("input")
-        if isinstance(found, Tensor):
-            seen.append((module, found))
+        if not isinstance(found, Tensor):
+            return None
+        own = found.view_as(found)
+        seen.append((module, own))
+        return ((own, *args[1:]), kwargs) if args else (args, {**kwargs, "input": own})
 
     handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in readers]
     try:

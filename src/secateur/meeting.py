@@ -30,7 +30,7 @@ from secateur.scores import Scores
 
 __all__ = ["Limit", "Met", "meet", "pricing_of", "steps_of"]
 
-_ROUNDS = 10
+_ROUNDS = 12
 _SLACK = {"ms": 0.015}  # a clock is not surer than that, by unit
 _EXACT = 1e-4  # what is counted is near enough so far below the limit
 
@@ -153,7 +153,8 @@ class _Aims:
         above = min((aim for aim, found in self.seen.items() if found > target), default=None)
         below = max((aim for aim, found in self.seen.items() if found <= target), default=None)
         if above is None or below is None or above <= below:
-            aim = self.next * target / ratio
+            overshoot = 0.002 * len(self.seen) if ratio > target else 0.0  # a little further each time, so that it gets below
+            aim = self.next * target / ratio * (1 - overshoot)
         else:
             share = (target - self.seen[below]) / max(self.seen[above] - self.seen[below], 1e-12)
             aim = below + (above - below) * min(max(share, 0.05), 0.95)

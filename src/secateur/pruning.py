@@ -59,7 +59,7 @@ def prune(
         example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
         seed: for criteria that draw.
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
-            (widths in multiples of 8), ``heads="inside"`` (channels leave inside heads instead of whole heads),
+            (widths in multiples of 8; the default for a latency), ``heads="inside"`` (channels leave inside heads instead of whole heads),
             ``norms="shrink"`` (the width that a layer norm runs over may leave too), ``repair=True`` (layers that read what left are
             refitted on the task's batches) and ``fallback="graph"`` (a graph module
             comes back where the class itself has sizes written into its code).
@@ -89,6 +89,8 @@ def prune(
         allocation: Allocation | Limit
         if budget is not None:
             _check_alone(sparsity, overrides)
+            if budget.strip().startswith("latency"):
+                shape.setdefault("round_to", 8)  # odd widths cost more than they save
             allocation = _limit(budget, scope, max(1, min_kept))
         else:
             allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))

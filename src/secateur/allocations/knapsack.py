@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import UnknownName
-from secateur.filling import affordable, filled, floors_of
+from secateur.filling import Room
 from secateur.pricing import Pricing
 from secateur.units import Units
 
@@ -53,27 +53,26 @@ class Knapsack:
             UnknownName: there is no curve for a group.
             OverBudget: even the smallest widths cost more.
         """
-        steps, harms = dict(self.steps), dict(self.harms)
+        room, harms = Room(units, self.pricing, self.limit, dict(self.steps), self.min_kept), dict(self.harms)
         for name in units:
             if name not in harms:
                 raise UnknownName(
                     f"there is no sensitivity curve for {name!r} (curves: {', '.join(harms) or 'none'}); measure them with the same "
                     "model, ignore= and heads=: sc.sensitivity(model, task, granularity='channel', example_inputs=...)"
                 )
-        floors = floors_of(units, steps, self.min_kept)
-        affordable(floors, self.pricing, self.limit)
-        offers = {n: _offers(units.count(n), floors[n], steps.get(n, 1), harms[n]) for n in units}
-        full = {name: units.count(name) for name in units}
-        counts, need, best = full, self.pricing(full) - self.limit, floors
-        for _ in range(_PASSES if need > 0 else 0):
-            middle = {name: (full[name] + counts[name]) // 2 for name in full}
-            counts = _table(offers, full, self.pricing.savings(middle), need)
+        offers = {n: _offers(room.full[n], room.floors[n], room.steps.get(n, 1), harms[n]) for n in units}
+        if room.fits(room.full):
+            return room.full
+        counts, need, best = room.full, self.pricing(room.full) - self.limit, room.floors
+        for _ in range(_PASSES):
+            middle = {name: (room.full[name] + counts[name]) // 2 for name in room.full}
+            counts = _table(offers, room.full, self.pricing.savings(middle), need)
             over = self.pricing(counts) - self.limit
-            if over <= 0:
-                best = counts
+            best = counts if over <= 0 else best
             need += over  # the linear prices were wrong by this much
-        counts = full if self.pricing(full) <= self.limit else best
-        return filled(units, counts, self.pricing, self.limit, steps)
+            if need <= 1e-12 * self.limit:
+                break
+        return room.filled(best)
 
 
 def _offers(total: int, floor: int, step: int, points: Points) -> list[tuple[int, float]]:

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from secateur.filling import affordable, filled, floors_of
+from secateur.filling import Room
 from secateur.pricing import Pricing
 from secateur.units import Units
 
@@ -45,18 +45,14 @@ class PerCost:
         Raises:
             OverBudget: even the smallest widths cost more.
         """
-        steps = dict(self.steps)
-        floors = floors_of(units, steps, self.min_kept)
-        affordable(floors, self.pricing, self.limit)
-        counts = {name: units.count(name) for name in units}
-        ladder = _Ladder(units, floors, steps)
+        room = Room(units, self.pricing, self.limit, dict(self.steps), self.min_kept)
+        ladder, counts = _Ladder(units, room.floors, room.steps), dict(room.full)
         start = self.pricing(counts)
         for k in range(1, _ROUNDS + 1):
-            aim = start + (self.limit - start) * k / _ROUNDS
-            counts = self._remove(ladder, counts, aim)
-        while self.pricing(counts) > self.limit:  # what is left of the last round's linear guess
+            counts = self._remove(ladder, counts, start + (self.limit - start) * k / _ROUNDS)
+        while not room.fits(counts):  # what is left of the last round's linear guess
             counts = self._remove(ladder, counts, self.limit)
-        return filled(units, counts, self.pricing, self.limit, steps)
+        return room.closest(counts)
 
     def _remove(self, ladder: "_Ladder", counts: dict[str, int], aim: float) -> dict[str, int]:
         spare = self.pricing(counts) - aim

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from secateur.filling import affordable, filled, floors_of
+from secateur.filling import Room
 from secateur.pricing import Pricing
 from secateur.protocols import Allocation
 from secateur.units import Units
@@ -44,25 +44,22 @@ class Within:
         Raises:
             OverBudget: even the smallest widths cost more.
         """
-        floors = floors_of(units, dict(self.steps), self.min_kept)
-        affordable(floors, self.pricing, self.limit)
-        full = {name: units.count(name) for name in units}
-        if self.pricing(full) <= self.limit:
-            return full
-        low, high, met = 0.0, 1.0, floors
+        room = Room(units, self.pricing, self.limit, dict(self.steps), self.min_kept)
+        met, low, high = dict(room.floors), 0.0, 1.0
+        if room.fits(room.full):
+            return room.full
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            counts = self._rounded(units, self.family(sparsity=middle)(units), floors)
-            if self.pricing(counts) <= self.limit:
+            counts = self._rounded(room, self.family(sparsity=middle)(units))
+            if room.fits(counts):
                 high, met = middle, counts
             else:
                 low = middle
-        return filled(units, met, self.pricing, self.limit, dict(self.steps))
+        return room.closest(met)
 
-    def _rounded(self, units: Units, counts: Mapping[str, int], floors: Mapping[str, int]) -> dict[str, int]:
-        steps = dict(self.steps)
+    def _rounded(self, room: Room, counts: Mapping[str, int]) -> dict[str, int]:
         return {
-            name: max(floors[name], _down(count, units.count(name), steps.get(name, 1)))
+            name: max(room.floors[name], _down(count, room.full[name], room.steps.get(name, 1)))
             for name, count in counts.items()
         }
 

@@ -41,7 +41,7 @@ def removal_costs(weight: Tensor, hessian: Tensor, units: int, *, damping: float
         pieces = w.reshape(len(w), units, width).transpose(0, 1)  # [units, rows, width]
         rises = _rises(pieces, blocks, alive)
         unit = int(rises.argmin())
-        worst = torch.maximum(worst, rises[unit])
+        worst = torch.maximum(worst * (1 + 1e-6), rises[unit])  # never a tie: the order is kept in float32 too
         costs[unit], alive[unit] = worst, False
         here = slice(unit * width, (unit + 1) * width)
         step = torch.linalg.solve(inverse[here, here], inverse[here])  # [width, features]

@@ -1,0 +1,129 @@
+"""Repair: layers that lost inputs give again what they gave, and nothing else changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur.activations import columns_of, matrix_of
+from secateur.errors import NeedsTask
+from secateur.repairing import repair_
+
+
+def network():
+    torch.manual_seed(0)
+    body = nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten()
+    net = nn.Sequential(*body, nn.Linear(8 * 16, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():  # channels in pairs that carry nearly the same
+        for layer in (net[0], net[2]):
+            layer.weight[1::2] = layer.weight[::2] * 0.7
+            layer.bias[1::2] = layer.bias[::2] * 0.7
+    return net
+
+
+X = torch.randn(64, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def masks_of_every_other(net):
+    coupling = sc.couple(net, X[:1])
+    masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in net.named_parameters()}
+    for group in coupling.groups()[:2]:
+        for (name, dim), index in group.places.items():
+            masks[name].index_fill_(dim, index[1::2].flatten(), False)
+    return sc.Masks(masks)
+
+
+def test_what_others_carry_is_recovered():
+    net = network()
+    masks = masks_of_every_other(net)
+    masked = masks.apply_(copy.deepcopy(net))
+    before = (masked(X) - net(X)).square().mean()
+    names = repair_(masked, net, masks, sc.Task([X]))
+    after = (masked(X) - net(X)).square().mean()
+    assert names == ["2.weight", "5.weight"]
+    assert after < 1e-3 * before
+
+
+def test_only_kept_weights_of_readers_change():
+    net = network()
+    masks = masks_of_every_other(net)
+    dense, masked = copy.deepcopy(net), masks.apply_(copy.deepcopy(net))
+    start = copy.deepcopy(masked.state_dict())
+    repair_(masked, net, masks, sc.Task([X]))
+    for name, value in masked.state_dict().items():
+        assert not value[~masks[name]].any()
+        assert torch.equal(value, start[name]) == (name not in ("2.weight", "5.weight"))
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), dense.state_dict().values(), strict=True))
+    assert not any(m._forward_pre_hooks for model in (net, masked) for m in model.modules())
+
+
+def test_labels_do_not_matter():
+    net, found = network(), []
+    masks = masks_of_every_other(net)
+    for labels in (torch.zeros(64), torch.ones(64)):
+        masked = masks.apply_(copy.deepcopy(net))
+        repair_(masked, net, masks, sc.Task([(X, labels)]))
+        found.append(masked[5].weight.detach().clone())
+    assert torch.equal(*found)
+
+
+def test_progress():
+    net, calls = network(), []
+    masks = masks_of_every_other(net)
+    repair_(masks.apply_(copy.deepcopy(net)), net, masks, sc.Task([X]), on_progress=lambda *args: calls.append(args))
+    assert calls == [(0, 2, "2.weight"), (1, 2, "5.weight")]
+
+
+def test_in_one_call():
+    net = network()
+    task = sc.Task([X])
+    plain, repaired = (
+        sc.prune(
+            net,
+            "magnitude",
+            sparsity=0.5,
+            scope="layer",
+            granularity="channel",
+            example_inputs=X[:1],
+            task=task,
+            repair=r,
+        )
+        for r in (False, True)
+    )
+    apart = [float((p.model(X) - net(X)).detach().square().mean()) for p in (plain, repaired)]
+    assert apart[1] < 0.7 * apart[0]
+    assert plain.masks == repaired.masks
+    with pytest.raises(NeedsTask, match="repair=True"):
+        sc.prune(net, sparsity=0.5, granularity="channel", example_inputs=X[:1], repair=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(3, 5, 3, stride=2, dilation=2, padding=1), (2, 3, 11)),
+        (nn.Conv2d(3, 5, (3, 2), stride=(2, 1)), (2, 3, 11, 9)),
+        (nn.Conv2d(3, 5, 3, padding="same", padding_mode="circular"), (2, 3, 6, 7)),
+        (nn.Conv2d(3, 5, 3), (3, 6, 7)),
+        (nn.Conv3d(2, 4, 2), (2, 2, 4, 5, 6)),
+        (nn.Linear(4, 3), (2, 7, 4)),
+    ],
+)
+def test_columns_and_matrix_are_the_layer(layer, shape):
+    x = torch.randn(shape)
+    found = matrix_of(layer) @ columns_of(layer, x) + layer.bias[:, None]
+    y = layer(x)
+    if not isinstance(layer, nn.Linear):
+        y = (y if y.dim() == layer.weight.dim() else y[None]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(
+        found, y if not isinstance(layer, nn.Linear) else y.reshape(-1, 3).t(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_columns_of_a_transposed_convolution():
+    layer, x = nn.ConvTranspose2d(3, 2, 2, stride=2, bias=False), torch.randn(4, 3, 5, 5)
+    found = (matrix_of(layer) @ columns_of(layer, x)).reshape(
+        2, 2, 2, 4, 5, 5
+    )  # [out, taps, batch, places]: nothing overlaps
+    torch.testing.assert_close(found.permute(3, 0, 4, 1, 5, 2).reshape(4, 2, 10, 10), layer(x), rtol=1e-4, atol=1e-5)
