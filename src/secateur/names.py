@@ -11,10 +11,11 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from secateur.budgets import Budget
 from secateur.errors import UnknownName
-from secateur.protocols import Allocation, Criterion, Granularity, LiveCriterion
+from secateur.protocols import Allocation, Cost, Criterion, Granularity, LiveCriterion
 
-__all__ = ["allocation_of", "build", "criterion_of", "dotted", "find", "granularity_of", "names_in"]
+__all__ = ["allocation_of", "budget_of", "build", "criterion_of", "dotted", "find", "granularity_of", "names_in"]
 
 _SCOPES = {"layer": "uniform", "local": "uniform", "global": "global"}
 
@@ -125,6 +126,17 @@ def allocation_of(
         per_layer = find("allocations", "per_layer")
         made = per_layer(sparsities=tuple(overrides.items()), otherwise=made, min_kept=min_kept)
     return made
+
+
+def budget_of(text: str) -> tuple[Budget, Cost]:
+    """``"macs:50%"`` as a budget and the cost that it is a budget of.
+
+    Raises:
+        UnknownName: it is not understood, or there is no such cost.
+    """
+    costs = {name: find("costs", name)() for name in names_in("costs")}
+    wanted = Budget.of(text, {name: cost.unit for name, cost in costs.items()})
+    return wanted, costs.get(wanted.cost) or find("costs", wanted.cost)()
 
 
 def _files(folder: str) -> list[pkgutil.ModuleInfo]:

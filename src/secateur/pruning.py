@@ -6,12 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from secateur.budgets import Budget
 from secateur.errors import BadSparsity, UnknownName
 from secateur.meeting import Limit
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
-from secateur.names import allocation_of, build, find, granularity_of, names_in
+from secateur.names import allocation_of, budget_of, build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
@@ -160,9 +159,7 @@ def _allocation(
 
 
 def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) -> Limit:
-    costs = {name: find("costs", name)() for name in names_in("costs")}
-    wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
-    cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
+    wanted, cost = budget_of(budget)
     family: Any = None
     harms: Any = ()
     if isinstance(scope, Sensitivity):

@@ -6,11 +6,19 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, ValidationError, create_model
 
 from secateur.errors import UnknownName
-from secateur.names import allocation_of, find, granularity_of
+from secateur.names import allocation_of, budget_of, find, granularity_of
 from secateur.recipe.inputs import is_dotted
 from secateur.recipe.wording import Problem, Problems, lines_of
 
-__all__ = ["check_build", "check_scope", "criterion_named", "pattern_named", "pattern_sparsity", "schedule_named"]
+__all__ = [
+    "check_budget",
+    "check_build",
+    "check_scope",
+    "criterion_named",
+    "pattern_named",
+    "pattern_sparsity",
+    "schedule_named",
+]
 
 
 def criterion_named(name: str) -> Any:
@@ -42,6 +50,18 @@ def pattern_sparsity(text: str) -> float | None:
     sizes = dict(getattr(pattern, "sizes", ()))
     quota = getattr(pattern, "quota", None)
     return 1 - quota / sizes["m"] if quota is not None and "m" in sizes else None
+
+
+def check_budget(text: str) -> None:
+    """Refuse a budget that is not understood.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        budget_of(text)
+    except UnknownName as error:
+        raise ValueError(str(error)) from None
 
 
 def check_scope(name: str) -> None:

@@ -27,7 +27,7 @@ __all__ = ["Progress", "build_task", "run", "trained_model"]
 
 Progress = Callable[[int, int | None, float], object]
 """Called as ``progress(steps done, steps in all if known, sparsity now)``."""
-_CHANNEL_WORDS = {"round_to", "heads", "norms", "repair", "fallback"}
+_CHANNEL_WORDS = {"budget", "round_to", "heads", "norms", "repair", "fallback"}
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
@@ -49,7 +49,9 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
             pruned = _gradual(recipe.prune, recipe.train, model, task=task, inputs=inputs, progress=progress)
         else:
             apart = set() if recipe.prune.granularity == "channel" else _CHANNEL_WORDS
-            words: dict[str, Any] = recipe.prune.model_dump(exclude={"method", "recalibrate", "options"} | apart)
+            words: dict[str, Any] = recipe.prune.model_dump(
+                exclude={"method", "recalibrate", "options"} | apart, exclude_none=True
+            )
             pruned = prune(model, _criterion(recipe.prune), task=task, example_inputs=inputs, **words)
         return _recalibrated(pruned, task, inputs) if recipe.prune.recalibrate else pruned
 

@@ -13,6 +13,7 @@ from secateur.counting import check_sparsity
 from secateur.protocols import LiveCriterion
 from secateur.recipe.inputs import check_input, is_dotted
 from secateur.recipe.options import (
+    check_budget,
     check_build,
     check_scope,
     criterion_named,
@@ -76,11 +77,12 @@ class TaskSection(_Table):
 class PruneSection(_Table):
     """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
 
-    ``round_to``, ``heads``, ``norms``, ``repair`` and ``fallback`` are for ``granularity = "channel"``.
+    ``budget``, ``round_to``, ``heads``, ``norms``, ``repair`` and ``fallback`` are for ``granularity = "channel"``.
     """
 
     method: str = "magnitude"
     granularity: str = "unstructured"
+    budget: str | None = None
     sparsity: Annotated[Sparsity | None, Field(validate_default=True)] = None
     scope: str = "global"
     overrides: dict[str, Sparsity] = {}
@@ -89,7 +91,7 @@ class PruneSection(_Table):
     include_bias: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     recalibrate: bool = False
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Annotated[int, Field(ge=1)] | None = None
     heads: Literal["whole", "inside"] = "whole"
     norms: Literal["hold", "shrink"] = "hold"
     repair: bool = False
@@ -114,11 +116,22 @@ class PruneSection(_Table):
         check_scope(name)
         return name
 
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None:
+            check_budget(text)
+            if info.data.get("granularity", "channel") != "channel":
+                raise ValueError("only granularity = 'channel' can meet a budget; write sparsity instead")
+        return text
+
     @field_validator("sparsity")
     @classmethod
     def _sparsity(cls, sparsity: float | None, info: ValidationInfo) -> float | None:
-        fixed = pattern_sparsity(info.data.get("granularity", ""))
-        if sparsity is None and fixed is None and "granularity" in info.data:
+        fixed, budget = pattern_sparsity(info.data.get("granularity", "")), info.data.get("budget")
+        if sparsity is not None and budget is not None:
+            raise ValueError(f"the budget {budget!r} says how much leaves; drop one of the two")
+        if sparsity is None and fixed is None and budget is None and {"granularity", "budget"} <= set(info.data):
             raise ValueError("missing; write the fraction that is removed, e.g. sparsity = 0.9")
         if sparsity is not None and fixed is not None and abs(sparsity - fixed) > 1e-9:
             raise ValueError(
