@@ -14,6 +14,7 @@ from secateur.coupling.groups import Coupling
 from secateur.coupling.running import run, tensors_of
 from secateur.coupling.settling import settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
+from secateur.coupling.trial import plain_attention
 from secateur.errors import UnknownName, UnknownOperation
 from secateur.gradients import evaluating
 from secateur.graphs import as_graph, batch_of
@@ -167,13 +168,12 @@ def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
 def _plain_kernels(model: nn.Module) -> Iterator[None]:
     """Let fused layers run as the operations they consist of, so that each can be seen."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fast, one = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    one = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(one and not recurrent)  # mkldnn.flags() warns about Intel GPUs on every machine
     try:
-        yield
+        with plain_attention():
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(one)
 
 

@@ -1,6 +1,8 @@
 """After the run: keep every tensor rectangular, and keep what the network's code cannot follow."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +12,14 @@ from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling, find_groups
 from secateur.coupling.palette import Freeze
 from secateur.coupling.solving import SizesDisagree
-from secateur.coupling.trial import Failure, try_structure
+from secateur.coupling.suspects import culprits
+from secateur.coupling.trial import Failure, Trial
 from secateur.errors import UnknownOperation
 
 __all__ = ["settle", "settle_by_trial"]
 
-_ROUNDS = 32
+_PRECISE = 24  # rounds that look for single groups; then whole modules are held, which always ends
+_ROUNDS = _PRECISE + 32
 
 
 def settle(coupling: Coupling, kinds: dict[str, str]) -> Coupling:
@@ -50,17 +54,17 @@ def settle_by_trial(
     ``classes`` is the model that a graph was made from: what fails is blamed on its modules.
     """
     modules = dict((classes or model).named_modules())
+    trial = Trial(model, example_inputs)
     blamed: set[tuple[str, bool]] = set()
-    failure: Failure | None = None
-    for _ in range(_ROUNDS):
-        leaving = {k: torch.arange(g.units) >= max(1, g.units // 2) for k, g in enumerate(coupling.found)}
-        try:
-            failure = try_structure(model, example_inputs, coupling.structure(coupling.gone(leaving)))
-        except SizesDisagree as error:
-            failure = Failure(error.path, error)
+    for attempt in range(_ROUNDS):
+        everything = range(len(coupling.found))
+        failure = _leaving(trial, coupling, everything)
         if failure is None:
             return coupling
-        if not _blame(modules, coupling, failure, blamed):
+        if attempt < _PRECISE:
+            held, failure = culprits(coupling, failure, partial(_leaving, trial, coupling))
+            _hold(modules, coupling, held, failure)
+        elif not _blame(modules, coupling, failure, blamed):
             break
         coupling = settle(coupling, kinds)
     assert failure is not None
@@ -69,11 +73,38 @@ def settle_by_trial(
     ) from failure.error
 
 
+def _leaving(trial: Trial, coupling: Coupling, chosen: Iterable[int]) -> Failure | None:
+    """Take half of each of these groups out of a copy and run it."""
+    leaving = {k: torch.arange(coupling.found[k].units) >= max(1, coupling.found[k].units // 2) for k in chosen}
+    try:
+        return trial(coupling.structure(coupling.gone(leaving)))
+    except SizesDisagree as error:
+        return Failure(error.path, error)
+
+
+def _hold(modules: dict[str, nn.Module], coupling: Coupling, held: Iterable[int], failure: Failure) -> None:
+    why = _reason(modules, _caller(modules, failure.path), failure)
+    for k in held:
+        coupling.freeze(k, why)
+    coupling.dye.palette.held_by_code.append(why)
+
+
+def _caller(modules: dict[str, nn.Module], path: str) -> str:
+    """A torch layer is never wrong by itself: whoever calls it is."""
+    if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
+        return path.rpartition(".")[0]
+    return path
+
+
+def _reason(modules: dict[str, nn.Module], path: str, failure: Failure) -> Freeze:
+    kind = type(modules[path]).__name__
+    said = str(failure.error).strip() or type(failure.error).__name__
+    return Freeze(kind, path, f"the code of {kind} cannot follow: {said.splitlines()[0][:160]}")
+
+
 def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
     """Freeze the groups inside the failing module and others of its class; go outwards until something changes."""
-    path = failure.path
-    if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
-        path = path.rpartition(".")[0]  # a torch layer is never wrong by itself: whoever calls it is
+    path = _caller(modules, failure.path)
     while True:
         for wide in (False, True):
             if (path, wide) not in blamed:
@@ -90,8 +121,7 @@ def _freeze_inside(
 ) -> bool:
     kind = type(modules[path])
     prefixes = tuple(f"{p}." if p else "" for p, m in modules.items() if type(m) is kind)
-    reason = f"the code of {kind.__name__} cannot follow: {str(failure.error).strip().splitlines()[0][:160]}"
-    why, hit = Freeze(kind.__name__, path, reason), False
+    why, hit = _reason(modules, path, failure), False
     for k, group in enumerate(coupling.found):
         names = [name for name, _ in group.places]
         inside = any((any if wide else all)(name.startswith(prefix) for name in names) for prefix in prefixes)
