@@ -53,7 +53,7 @@ def couple(
         A `Coupling` with ``groups()`` and ``explain(layer)``.
 
     Raises:
-        UnknownOperation: an operation has no rule; the message says which rule to add.
+        UnknownOperation: an operation that is not PyTorch's own has no rule, or one that holds everything; the message says which rule to add.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> for group in couple(net, torch.zeros(1, 3, 8, 8)).groups():
@@ -127,7 +127,10 @@ def _couple(
     parameters = frozenset(name for name, _ in model.named_parameters())
     kinds = _kinds(classes)
     start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
-    return settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+    found = settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+    if dye.unknown and not found.groups():
+        raise UnknownOperation(dye.unknown)
+    return found
 
 
 def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs: Any) -> Any:

@@ -122,6 +122,8 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
     ]
     if coupling.said:
         notes.append(coupling.said)
+    if coupling.dye.unknown:
+        notes.append(f"What it touches stays: {coupling.dye.unknown}")
     if masks.kept == masks.total:
         notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
     if held:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.coupling.dyeing import Dye, rule
+from secateur.coupling.dyeing import RULES, Dye, rule
 from secateur.coupling.layering import axes, spread
 from secateur.coupling.rules.contractions import contract
 
@@ -48,6 +48,20 @@ def _(
     first = (slice(None), slice(0, 1)) + (slice(0, 1),) * (x.dim() - 2)
     passed = [layer[first].expand(out.shape) for layer in dye.of(x) if axes(layer) == (0,)]
     return (*[spread(m, out.shape, 1) for m in made[:1]], *passed)
+
+
+@rule("torchvision::deform_conv2d")
+def _(dye: Dye, out: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *args: Any) -> Any:
+    """A convolution that reads beside its place: where is said by offsets, for groups of channels."""
+    for steering in (offset, mask):
+        for layer in dye.of(steering):
+            dye.freeze(layer, "steers a resampling")
+    groups, steered = args[6], args[7]
+    for layer in dye.on(x, 1) if steered > 1 else ():
+        parts = dye.along(layer, 1).view(steered, -1)
+        dye.tie(parts, parts[:1].expand_as(parts))
+    plain = RULES["convolution"]
+    return plain(dye, out, x, weight, bias, None, None, None, False, None, groups)
 
 
 Colours = list[Tensor]  # one-dimensional each

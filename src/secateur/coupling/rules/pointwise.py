@@ -16,7 +16,11 @@ tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv atan2 lerp where 
 logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite nan_to_num addcmul addcdiv
 logit special_expit sinc floor_divide __and__ __or__ native_dropout _prelu_kernel bernoulli rand_like randn_like prelu
 _to_copy clone copy detach alias lift_fresh lift_fresh_copy contiguous to type_as _conj view_as_real_copy real imag polar complex
-xlogy heaviside hypot ldexp copysign digamma lgamma special_entr bitwise_left_shift bitwise_right_shift fill zero"""
+angle resolve_conj resolve_neg _neg_view float_power logaddexp logaddexp2 nextafter signbit isposinf isneginf deg2rad rad2deg i0
+special_erfcx special_log_ndtr special_ndtri special_i0e special_i1 special_xlog1py igamma igammac positive
+rrelu rrelu_with_noise rrelu_with_noise_functional dropout alpha_dropout feature_dropout feature_alpha_dropout
+fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+_fake_quantize_learnable_per_tensor_affine xlogy heaviside hypot ldexp copysign digamma lgamma special_entr bitwise_left_shift bitwise_right_shift fill zero"""
 
 
 def pointwise(dye: Dye, out: Tensor, *tensors: Tensor) -> Layers:
@@ -62,6 +66,24 @@ def _without_constants(dye: Dye, present: list[Tensor]) -> tuple[list[Tensor], b
     for layer in tables:
         dye.freeze(layer, "is a constant beside heads")
     return owned, bool(tables)
+
+
+@rule(
+    "fake_quantize_per_channel_affine",
+    "fake_quantize_per_channel_affine_cachemask",
+    "_fake_quantize_learnable_per_channel_affine",
+)
+def _(dye: Dye, out: Any, x: Any, scale: Any, zero: Any, axis: Any, *args: Any) -> Any:
+    """One scale and one zero for every index of an axis."""
+    vectors = []
+    for vector in (scale, zero):
+        view = [1] * x.dim()
+        view[axis] = vector.shape[0]
+        vectors.append(vector.detach().view(view))
+        dye.put(vectors[-1], tuple(layer.reshape(view) for layer in dye.of(vector)))
+    first = out[0] if isinstance(out, tuple | list) else out
+    layers = pointwise(dye, first, x, *vectors)
+    return [layers] * len(out) if isinstance(out, tuple | list) else layers
 
 
 @rule(*NAMES.split())
