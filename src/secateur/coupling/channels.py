@@ -56,7 +56,7 @@ class Channels:
         for group in self.groups:
             out = ~keep[self.key(group)].reshape(-1)
             for (name, dim), index in group.places.items():
-                if name in scores.values:
+                if name in scores.values and (name, dim) not in group.scaled:
                     like = scores.values[name]
                     mask = masks.setdefault(name, torch.ones(like.shape, dtype=torch.bool, device=like.device))
                     mask.index_fill_(dim, index[out].reshape(-1).to(like.device), False)

@@ -39,7 +39,9 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
         self.shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
         self.aliases = _aliases(model)
+        self.scaled: frozenset[tuple[str, int]] = frozenset()  # places that stay out of masks; see `Group`
         self.unread: dict[int, str] = {}  # what no operation has met yet
+        self.names: dict[int, str] = {}
         self.stack: list[str] = []
         self.operation = ""
         self.unknown = ""  # what is missing for the first operation without a rule
@@ -59,7 +61,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.buffers = range(self.palette.size, self.palette.size)
             if not tensor.is_floating_point() or tensor.dim() == 0:
                 continue
-            self.unread[id(tensor)] = name
+            self.unread[id(tensor)] = self.names[id(tensor)] = name
             layers = []
             for d, size in enumerate(tensor.shape):
                 if size > 1:
