@@ -110,6 +110,64 @@ class Spectrum(nn.Module):
         return self.last(torch.istft(frequencies, 8, 2, window=window, length=y.shape[-1]).view(y.shape))
 
 
+class Splines(nn.Module):
+    """Every input on a grid of three points: inputs and points share an axis, and only inputs may leave."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.outputs = outputs
+        self.weight, self.plain = nn.Parameter(torch.randn(outputs, inputs, 3)), nn.Linear(inputs, outputs)
+        self.register_buffer("points", torch.linspace(-1, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bumps = (-(x[..., None] - self.points).square()).exp()
+        return F.linear(bumps.flatten(1), self.weight.view(self.outputs, -1)) + self.plain(x)
+
+
+class Chebyshev(nn.Module):
+    """The same as a product over inputs and degrees."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        powers = (x.tanh()[..., None].expand(-1, -1, 4).acos() * torch.arange(4)).cos()
+        return torch.einsum("bid,iod->bo", powers, self.weight)
+
+
+class Conditioned(nn.Module):
+    """A mixture of weights for every image, applied to the batch as groups of one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs, self.inputs = 8, 6
+        self.stem, self.route = nn.Conv2d(3, 6, 3), nn.Linear(6, 2)
+        self.weight, self.last = nn.Parameter(torch.randn(2, 8, 6, 3, 3)), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        b, c, h, w = x.shape
+        mixed = self.route(x.mean((2, 3))).sigmoid() @ self.weight.flatten(1)
+        y = F.conv2d(x.reshape(1, b * c, h, w), mixed.view(b * self.outputs, self.inputs, 3, 3), padding=1, groups=b)
+        return self.last(y.view(b, self.outputs, h, w).relu())
+
+
+class Fourier(nn.Module):
+    """Complex weights on the lowest frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv1d(2, 8, 1), nn.Conv1d(6, 2, 1)
+        self.outputs, self.weight = 6, nn.Parameter(torch.randn(8, 6, 3, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = torch.fft.rfft(self.stem(x))
+        kept = torch.zeros(len(x), self.outputs, low.shape[-1], dtype=torch.cfloat)
+        kept[..., :3] = torch.einsum("bix,iox->box", low[..., :3], self.weight)
+        return self.last(torch.fft.irfft(kept, n=x.shape[-1]))
+
+
 CASES = {
     how: (Messages(how), (5, 6))
     for how in ("index_add", "scatter_add", "scatter_reduce", "index_put", "rows", "columns")
@@ -120,6 +178,10 @@ CASES = {
     "quantised": (Quantised(), (4, 6)),
     "triangle": (Symmetric(), (4, 6)),
     "spectrum": (Spectrum(), (2, 2, 32)),
+    "splines": (nn.Sequential(Splines(4, 10), Splines(10, 2)), (3, 4)),
+    "chebyshev": (nn.Sequential(Chebyshev(4, 10), Chebyshev(10, 2)), (3, 4)),
+    "conditioned": (Conditioned(), (2, 3, 8, 8)),
+    "fourier": (Fourier(), (2, 2, 16)),
 }
 
 

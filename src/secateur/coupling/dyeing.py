@@ -59,7 +59,7 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for k, (name, tensor) in enumerate([*parameters, *model.named_buffers()]):
             if k == trained:
                 self.buffers = range(self.palette.size, self.palette.size)
-            if not tensor.is_floating_point() or tensor.dim() == 0:
+            if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.dim() == 0:
                 continue
             self.unread[id(tensor)] = self.names[id(tensor)] = name
             layers = []
