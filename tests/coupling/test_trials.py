@@ -77,3 +77,26 @@ def test_encoders_that_pack_padding_away_lose_heads_and_compute_the_same():
     masked = pruned.masks.apply_(copy.deepcopy(model))
     with torch.no_grad():
         torch.testing.assert_close(pruned.model(tokens), masked(tokens))
+
+
+class Counting(nn.Module):
+    """A scale that nobody can see: the number of rows of a weight, beside a layer that has nothing to do with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.counted, self.free, self.last = nn.Linear(6, 8), nn.Linear(6, 10), nn.Linear(18, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.counted(x) * len(self.counted.weight)
+        return self.last(torch.cat([first, self.free(x)], 1).relu())
+
+
+def test_a_group_that_changes_the_result_stays_and_the_rest_leaves():
+    model, x = Counting().eval(), torch.randn(4, 6)
+    pruned = sc.prune(model, sparsity=0.5, granularity="channel", scope="layer", example_inputs=x)
+    assert (pruned.model.counted.out_features, pruned.model.free.out_features) == (8, 5)
+    assert any("computed something else without them" in note for note in pruned.report.notes)
+    assert "counted.weight" not in pruned.masks
+    fresh = torch.randn(3, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned.model(fresh), pruned.masks.apply_(copy.deepcopy(model))(fresh))

@@ -126,7 +126,9 @@ def _couple(
     dye.layers.clear()
     parameters = frozenset(name for name, _ in model.named_parameters())
     kinds = _kinds(classes)
-    start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
+    start = Coupling(
+        dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=(), kinds=kinds
+    )
     found = settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
     if dye.unknown and not found.groups():
         raise UnknownOperation(dye.unknown)

@@ -5,7 +5,6 @@
 Li et al. 2017 (filters by L1 norm) generalised to coupled groups: what must leave together is scored together.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -21,11 +20,12 @@ from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
 from secateur.facts import LayerFacts
 from secateur.graphs import copied
 from secateur.masks import Masks
-from secateur.narrowing import narrow, structure_of
+from secateur.narrowing import structure_of
 from secateur.notes import describe
 from secateur.planning import plan
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Criterion
+from secateur.recoupling import CHANGES, narrow_what_agrees
 from secateur.report import Pruned
 from secateur.targets import Ignore, refuse_unusable
 from secateur.task import Task
@@ -88,11 +88,8 @@ class Channel:
                 f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
                 f"{_advice(coupling, self.norms)}"
             )
-        masks = self._plan(model, coupling, task)
-        thin = (
-            narrow(model, masks, example_inputs, coupling=coupling)
-            if masks.kept < masks.total
-            else copy.deepcopy(model)
+        thin, masks, coupling = narrow_what_agrees(
+            model, coupling, example_inputs, lambda found: self._plan(model, found, task)
         )
         structure = structure_of(thin)
         notes = _notes(coupling, masks) + _difference(coupling, model, masks, thin, example_inputs)
@@ -124,6 +121,8 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
         notes.append(coupling.said)
     if coupling.dye.unknown:
         notes.append(f"What it touches stays: {coupling.dye.unknown}")
+    if any(why.reason == CHANGES for _, why in coupling.dye.palette.frozen):
+        notes.append("Some groups stay because the network computed something else without them; explain() says which")
     if masks.kept == masks.total:
         notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
     if held:
