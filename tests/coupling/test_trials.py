@@ -100,3 +100,27 @@ def test_a_group_that_changes_the_result_stays_and_the_rest_leaves():
     fresh = torch.randn(3, 6)
     with torch.no_grad():
         torch.testing.assert_close(pruned.model(fresh), pruned.masks.apply_(copy.deepcopy(model))(fresh))
+
+
+class Cache:
+    """Keys of the tokens so far, as generation keeps them."""
+
+    def __init__(self, keys: Tensor):
+        self.keys = keys
+
+
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.key, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> dict[str, object]:
+        keys = self.key(x) if cache is None else torch.cat([cache.keys, self.key(x)])
+        return {"out": self.last(keys.relu()), "cache": Cache(keys)}
+
+
+def test_a_cache_that_the_model_takes_back_follows():
+    model, x = Cached().eval(), torch.randn(4, 6)
+    thin = sc.prune(model, sparsity=0.5, granularity="channel", scope="layer", example_inputs=x).model
+    assert thin(x, thin(x)["cache"])["out"].shape == (8, 3)
+    assert thin.key.out_features == 4

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.coupling import rules
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling
-from secateur.coupling.running import run, tensors_of
+from secateur.coupling.running import results_of, run
 from secateur.coupling.settling import settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
 from secateur.coupling.trial import plain_attention
@@ -122,7 +122,7 @@ def _couple(
             out = [out, _run_as_in_training(dye, sizes, model, example_inputs)]
     finally:
         torch.set_rng_state(generator)
-    _hold_ends(dye, out, held)
+    _hold_ends(dye, [tensor for one in out for tensor in results_of(model, one)], held)
     dye.layers.clear()
     parameters = frozenset(name for name, _ in model.named_parameters())
     kinds = _kinds(classes)
@@ -153,9 +153,9 @@ def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs
             buffer.copy_(before)
 
 
-def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
+def _hold_ends(dye: Dye, results: list[Tensor], held: set[str]) -> None:
     dye.operation, dye.stack = "output", []
-    for tensor in tensors_of(out):
+    for tensor in results:
         dye.use(tensor)
         for layer in dye.of(tensor):
             dye.freeze(layer, "reaches the model's output")

@@ -57,6 +57,8 @@ def settle_by_trial(
     trial = Trial(model, example_inputs)
     blamed: set[tuple[str, bool]] = set()
     for attempt in range(_ROUNDS):
+        if not coupling.found:
+            return coupling
         everything = range(len(coupling.found))
         failure = _leaving(trial, coupling, everything)
         if failure is None:
