@@ -124,3 +124,30 @@ def test_a_cache_that_the_model_takes_back_follows():
     thin = sc.prune(model, sparsity=0.5, granularity="channel", scope="layer", example_inputs=x).model
     assert thin(x, thin(x)["cache"])["out"].shape == (8, 3)
     assert thin.key.out_features == 4
+
+
+class Experts(nn.Module):
+    """Tokens go where a router sends them; one expert gets none."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.route, self.last = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 16)) for _ in range(3))
+        with torch.no_grad():
+            self.route.bias[1] = -50
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        chosen, out = self.route(x).argmax(-1), torch.zeros_like(x)
+        for k, expert in enumerate(self.experts):
+            out[chosen == k] = expert(x[chosen == k])
+        return self.last(x + out)
+
+
+def test_an_expert_without_tokens_stays_and_the_others_lose_channels():
+    torch.manual_seed(0)
+    model, x = Experts().eval(), torch.randn(20, 6)
+    pruned = sc.prune(model, "random", granularity="channel", sparsity=0.5, scope="layer", example_inputs=x)
+    assert [expert[0].out_features for expert in pruned.model.experts] == [4, 8, 4]
+    with torch.no_grad():
+        torch.testing.assert_close(pruned.model(x), pruned.masks.apply_(copy.deepcopy(model))(x))

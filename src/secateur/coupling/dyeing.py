@@ -176,21 +176,37 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = rule_for(name)
         if found is None:
             self._hold_without_rule(name, (args, kwargs))
-        layers = (found and found(self, out, *args, **kwargs)) or ()
+        try:
+            layers = (found and found(self, out, *args, **kwargs)) or ()
+        except (IndexError, RuntimeError):
+            if all(t.numel() for t in (*outs, *_tensors((args, kwargs)))):
+                raise
+            layers = self._pass_by(outs[0], (args, kwargs))
         each = layers if isinstance(layers, list) else [layers] + [()] * (len(outs) - 1)
         for o, dyes in zip(outs, each, strict=False):  # further outputs carry no channels
             self.put(o, tuple(compress(layer) for layer in dyes))
         return out
 
     def _hold_without_rule(self, name: str, tree: Any) -> None:
-        touched = [layer for tensor in _tensors(tree) for layer in self.of(tensor)]
-        if not touched:
+        if not any(self.of(tensor) for tensor in _tensors(tree)):
             return  # constants made from constants
         self.unknown = self.unknown or advice(name, self.stack[-1] if self.stack else "")
         if not is_torch(name):
             raise UnknownOperation(self.unknown)
-        for layer in touched:
-            self.freeze(layer, "has no coupling rule")
+        self._hold_all(tree, "has no coupling rule")
+
+    def _pass_by(self, out: Tensor, tree: Any) -> Layers:
+        """Rules count on elements, and an expert without tokens has none: it stays, what it would have changed passes."""
+        first = next(_tensors(tree))
+        for tensor in _tensors(tree):
+            if not tensor.numel():
+                self._hold_all(tensor, "is empty in this example")
+        return self.of(first) if first.numel() and first.shape == out.shape else ()
+
+    def _hold_all(self, tree: Any, reason: str) -> None:
+        for tensor in _tensors(tree):
+            for layer in self.of(tensor):
+                self.freeze(layer, reason)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
