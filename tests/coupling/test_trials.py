@@ -134,7 +134,8 @@ class Experts(nn.Module):
         self.stem, self.route, self.last = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3)
         self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 16)) for _ in range(3))
         with torch.no_grad():
-            self.route.bias[1] = -50
+            self.route.weight.mul_(20)
+            self.route.bias[1] = -500
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
