@@ -18,7 +18,7 @@ import secateur as sc
 from benchmarks.coverage.cases import Case, Entry, call
 from secateur.allocations.uniform import Uniform
 from secateur.coupling.channels import Channels
-from secateur.coupling.running import tensors_of
+from secateur.coupling.running import results_of
 from secateur.criteria.random import Random
 
 Row = dict[str, Any]
@@ -105,7 +105,7 @@ class Wrong(Exception):
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     torch.manual_seed(7)
     with torch.no_grad():
-        return [t.clone() for t in tensors_of(call(model.eval(), inputs))]
+        return [t.clone() for t in results_of(model, call(model.eval(), inputs))]
 
 
 def same_shapes(before: list[Tensor], after: list[Tensor], masked: list[Tensor]) -> None:

@@ -58,7 +58,8 @@ def makes_output(case: Case) -> list[nn.Module]:
             made[out.data_ptr()] = module
 
     handles = [module.register_forward_hook(note) for module in case.model.modules()]
-    from benchmarks.coverage.check import call, tensors_of
+    from benchmarks.coverage.check import call
+    from secateur.coupling.running import tensors_of
 
     found = tensors_of(call(case.model, case.example))
     for handle in handles:

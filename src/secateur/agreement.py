@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from secateur.coupling.running import run, tensors_of
+from secateur.coupling.running import results_of, run
 from secateur.cutting import cut_
 from secateur.errors import NarrowingFailed
 from secateur.gradients import evaluating
@@ -25,10 +25,10 @@ __all__ = ["difference", "disagreement", "disagreement_in_double", "narrowed_out
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """Every tensor that ``model`` returns, in eval mode; the random state is left as it was."""
+    """Every tensor that ``model`` returns, less its state, in eval mode; the random state is left as it was."""
     generator = torch.get_rng_state()
     with torch.no_grad(), evaluating(model):
-        outputs = tensors_of(run(model, example_inputs))
+        outputs = results_of(model, run(model, example_inputs))
     torch.set_rng_state(generator)
     return [t.clone() for t in outputs]
 

@@ -159,9 +159,16 @@ def follow_(module: nn.Module) -> None:
     del module
 
 
+def _shape_of_weight(module: nn.Module) -> torch.Size:
+    """The hooks of `torch.nn.utils` compute the weight anew at every call; until then the one of before is there."""
+    own = module._parameters
+    weight = own.get("weight_v", own.get("weight_orig"))
+    return module.weight.shape if weight is None else weight.shape  # type: ignore[return-value]
+
+
 @follow_.register
 def _(module: nn.Linear) -> None:
-    module.out_features, module.in_features = module.weight.shape
+    module.out_features, module.in_features = _shape_of_weight(module)
 
 
 @follow_.register
@@ -174,7 +181,7 @@ def _(module: nn.modules.conv._ConvNd) -> None:
     inner, outer = module.in_channels // module.groups, module.out_channels
     if module.transposed:  # stored [in, out / groups]
         inner, outer = module.out_channels // module.groups, module.in_channels
-    rows, columns = module.weight.shape[:2]
+    rows, columns = _shape_of_weight(module)[:2]
     if module.groups > 1 and columns == inner:  # whole groups left
         module.groups = rows * module.groups // outer
     module.out_channels, module.in_channels = rows, columns * module.groups

@@ -24,6 +24,10 @@ class NarrowAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; arguments and results as in `nn.MultiheadAttention`."""
+        if (
+            query.is_nested
+        ):  # `nn.TransformerEncoder` packs padded tokens away; it attends to itself then, without further masks
+            return self._unpadded(query), None
         batched, first = query.dim() == 3, self.batch_first or query.dim() != 3
         q, k, v = (t if batched else t.unsqueeze(0) for t in (query, key, value))
         if not first:
@@ -48,6 +52,13 @@ class NarrowAttention(nn.MultiheadAttention):
         if not batched:
             return out.squeeze(0), weights
         return (out if first else out.transpose(0, 1)), weights
+
+    def _unpadded(self, packed: Tensor) -> Tensor:
+        x = packed.to_padded_tensor(0.0)
+        lengths = torch.tensor([len(tokens) for tokens in packed.unbind()], device=x.device)
+        padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+        attended, _ = self(x, x, x, padding, need_weights=False)
+        return torch._nested_tensor_from_mask(attended, ~padding, mask_check=False)
 
     def _project(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
         packed: Any = self.in_proj_weight  # None where queries, keys and values have inputs of their own

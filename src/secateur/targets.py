@@ -13,7 +13,7 @@ from secateur.errors import NothingToPrune, UnknownLayer, UnknownName
 from secateur.facts import LayerFacts
 from secateur.layers import facts_of
 
-__all__ = ["Ignore", "find_targets", "ignored_parameters", "left_alone"]
+__all__ = ["Ignore", "find_targets", "ignored_parameters", "left_alone", "refuse_unusable"]
 
 Ignore: TypeAlias = str | type[nn.Module] | nn.Module
 
@@ -42,7 +42,7 @@ def find_targets(
     """
     known = _known(model, include_bias=include_bias)
     ignored = ignored_parameters(model, ignore)
-    _refuse_held_by_torch(model, known, ignored)
+    _refuse_held_by_torch(model, ignored)
     found = {}
     for name, parameter in model.named_parameters():
         if name in known and name not in ignored:
@@ -110,6 +110,23 @@ def _matches(entry: Ignore, path: str, module: nn.Module | None) -> bool:
     return module is entry
 
 
+def refuse_unusable(model: nn.Module, *, ignore: Ignore | Iterable[Ignore] = ()) -> None:
+    """Refuse what no method can prune, whatever its layers are: weights without values, or held by ``torch.nn.utils.prune``.
+
+    Raises:
+        NothingToPrune: a weight has no values, or ``ignore`` leaves none.
+        UnknownName: an entry of ``ignore`` matches nothing in this model.
+        UnknownLayer: ``torch.nn.utils.prune`` holds some of the weights.
+    """
+    ignored = ignored_parameters(model, ignore)
+    _refuse_held_by_torch(model, ignored)
+    free = {name: p for name, p in model.named_parameters() if name not in ignored}
+    for name, parameter in free.items():
+        _refuse_unusable(name, parameter)
+    if not free:
+        raise NothingToPrune(_why_nothing(model, _known(model, include_bias=False), ignored))
+
+
 def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise NothingToPrune(f"{name!r} has no shape yet (a lazy layer): run the model once on an example, then prune")
@@ -117,13 +134,15 @@ def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
         raise NothingToPrune(f"{name!r} is on the meta device and has no values: load weights first, then prune")
 
 
-def _refuse_held_by_torch(model: nn.Module, known: Iterable[str], ignored: set[str]) -> None:
+def _refuse_held_by_torch(model: nn.Module, ignored: set[str]) -> None:
+    """Its masks are buffers; a ``weight_orig`` alone is somebody else's, such as spectral norm's."""
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)} - ignored
     masks = {name for name, _ in model.named_buffers()}
-    expected = set(known) | {
-        name.removesuffix("_orig") for name in names if f"{name.removesuffix('_orig')}_mask" in masks
-    }
-    held = [name for name in sorted(expected) if f"{name}_orig" in names]
+    held = sorted(
+        name.removesuffix("_orig")
+        for name in names
+        if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in masks
+    )
     if held:
         more = f" and {len(held) - 4} more" if len(held) > 4 else ""
         raise UnknownLayer(

@@ -102,3 +102,30 @@ def test_a_network_that_only_norms_hold_is_told_what_helps():
     thin = sc.prune(net, sparsity=0.5, granularity="channel", norms="shrink", example_inputs=torch.ones(1, 3)).model
     assert thin[1].normalized_shape == (4,)
     assert compare(net, thin).after.params < compare(net, thin).before.params
+
+
+def hooked():
+    """The older weight norm, whose hooks leave a weight of the old shape behind."""
+    norm = nn.utils.weight_norm
+    return nn.Sequential(
+        norm(nn.Conv1d(3, 8, 3)), nn.ReLU(), norm(nn.Conv1d(8, 8, 3, groups=8)), nn.ReLU(), norm(nn.Conv1d(8, 2, 1))
+    )
+
+
+def parametrised():
+    norm = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(norm(nn.Conv1d(3, 8, 3)), nn.ReLU(), norm(nn.Conv1d(8, 6, 3)), nn.ReLU(), nn.Conv1d(6, 2, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("make", [hooked, parametrised])
+def test_masks_leave_the_directions_of_a_weight_norm_so_that_the_masked_model_computes_numbers(make):
+    model, x = make().eval(), torch.randn(2, 3, 12)
+    with torch.no_grad():
+        model(x)
+        pruned = sc.prune(model, sparsity=0.5, granularity="channel", scope="layer", example_inputs=x)
+        masked = pruned.masks.apply_(copy.deepcopy(model))(x)
+        assert masked.isfinite().all()
+        torch.testing.assert_close(pruned.model(x), masked)
+    if make is hooked:
+        assert (pruned.model[2].groups, pruned.model[2].out_channels) == (4, 4)

@@ -65,7 +65,7 @@ def draw_masks(model: nn.Module, groups: tuple[Any, ...], fraction: float, seed:
     for group in groups:
         out = torch.randperm(group.units, generator=generator)[: min(round(fraction * group.units), group.units - 1)]
         for (name, dim), index in group.places.items():
-            if name in masks:
+            if name in masks and (name, dim) not in group.scaled:
                 masks[name].index_fill_(dim, index[out].reshape(-1), False)
     return sc.Masks(masks)
 

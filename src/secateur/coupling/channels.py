@@ -75,7 +75,7 @@ class Channels:
             kept = keep.get(self.key(group))
             out = torch.zeros(group.units, dtype=torch.bool) if kept is None else ~kept.reshape(-1)
             for (name, dim), index in group.places.items():
-                if name in scores.values:
+                if name in scores.values and (name, dim) not in group.scaled:
                     like = scores.values[name]
                     mask = masks.setdefault(name, torch.ones(like.shape, dtype=torch.bool, device=like.device))
                     mask.index_fill_(dim, index[out.to(index.device)].reshape(-1).to(like.device), False)

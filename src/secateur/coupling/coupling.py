@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.coupling import rules
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling
-from secateur.coupling.running import run, tensors_of
+from secateur.coupling.running import results_of, run
 from secateur.coupling.settling import settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
+from secateur.coupling.trial import plain_attention
 from secateur.errors import UnknownName, UnknownOperation
 from secateur.gradients import evaluating
 from secateur.graphs import as_graph, batch_of
@@ -52,7 +53,7 @@ def couple(
         A `Coupling` with ``groups()`` and ``explain(layer)``.
 
     Raises:
-        UnknownOperation: an operation has no rule; the message says which rule to add.
+        UnknownOperation: an operation that is not PyTorch's own has no rule, or one that holds everything; the message says which rule to add.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> for group in couple(net, torch.zeros(1, 3, 8, 8)).groups():
@@ -121,12 +122,17 @@ def _couple(
             out = [out, _run_as_in_training(dye, sizes, model, example_inputs)]
     finally:
         torch.set_rng_state(generator)
-    _hold_ends(dye, out, held)
+    _hold_ends(dye, [tensor for one in out for tensor in results_of(model, one)], held)
     dye.layers.clear()
     parameters = frozenset(name for name, _ in model.named_parameters())
     kinds = _kinds(classes)
-    start = Coupling(dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=())
-    return settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+    start = Coupling(
+        dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=(), kinds=kinds
+    )
+    found = settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+    if dye.unknown and not found.groups():
+        raise UnknownOperation(dye.unknown)
+    return found
 
 
 def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs: Any) -> Any:
@@ -147,9 +153,9 @@ def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs
             buffer.copy_(before)
 
 
-def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
+def _hold_ends(dye: Dye, results: list[Tensor], held: set[str]) -> None:
     dye.operation, dye.stack = "output", []
-    for tensor in tensors_of(out):
+    for tensor in results:
         dye.use(tensor)
         for layer in dye.of(tensor):
             dye.freeze(layer, "reaches the model's output")
@@ -167,13 +173,12 @@ def _hold_ends(dye: Dye, out: Any, held: set[str]) -> None:
 def _plain_kernels(model: nn.Module) -> Iterator[None]:
     """Let fused layers run as the operations they consist of, so that each can be seen."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fast, one = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    one = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(one and not recurrent)  # mkldnn.flags() warns about Intel GPUs on every machine
     try:
-        yield
+        with plain_attention():
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(one)
 
 

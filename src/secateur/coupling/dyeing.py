@@ -1,6 +1,6 @@
 """Run a model once with dye: a dispatch mode that sees every ATen operation and colours what comes out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,28 +10,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.coupling.layering import axes, compress
 from secateur.coupling.palette import Freeze, Palette
+from secateur.coupling.rulebook import RULES, advice, is_torch, rule, rule_for
 from secateur.errors import UnknownOperation
 from secateur.graphs import following
 
 __all__ = ["RULES", "Dye", "rule"]
 
 Layers = tuple[Tensor, ...]
-RULES: dict[str, Callable[..., Any]] = {}
-
-
-def rule(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Say how an ATen operation couples channels; the last word on a name wins, so users can add and replace rules.
-
-    A rule is called as ``rule(dye, out, *args, **kwargs)`` with the operation's result and arguments, and returns the layers
-    of each output tensor: a tuple of layers for one output, a list of such tuples for several, or None for none.
-    """
-
-    def keep(function: Callable[..., Any]) -> Callable[..., Any]:
-        for name in names:
-            RULES[name] = function
-        return function
-
-    return keep
 
 
 class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -54,9 +39,12 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads: list[tuple[Tensor, str]] = []  # colours of units that leave whole, and what they are called
         self.shapes = {n: tuple(t.shape) for n, t in [*model.named_parameters(), *model.named_buffers()]}
         self.aliases = _aliases(model)
+        self.scaled: frozenset[tuple[str, int]] = frozenset()  # places that stay out of masks; see `Group`
         self.unread: dict[int, str] = {}  # what no operation has met yet
+        self.names: dict[int, str] = {}
         self.stack: list[str] = []
         self.operation = ""
+        self.unknown = ""  # what is missing for the first operation without a rule
         self._dye_parameters(model)
         if not whole:
             self._hold_multihead(model)
@@ -71,9 +59,9 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for k, (name, tensor) in enumerate([*parameters, *model.named_buffers()]):
             if k == trained:
                 self.buffers = range(self.palette.size, self.palette.size)
-            if not tensor.is_floating_point() or tensor.dim() == 0:
+            if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.dim() == 0:
                 continue
-            self.unread[id(tensor)] = name
+            self.unread[id(tensor)] = self.names[id(tensor)] = name
             layers = []
             for d, size in enumerate(tensor.shape):
                 if size > 1:
@@ -185,24 +173,40 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outs = [o for o in (out if isinstance(out, tuple | list) else [out]) if isinstance(o, Tensor)]
         if not outs:
             return out
-        base = name[:-1] if name.endswith("_") and not name.startswith("__") else name
-        found = RULES.get(name) or RULES.get(base)
+        found = rule_for(name)
         if found is None:
-            if not any(self.of(t) for t in _tensors((args, kwargs))):
-                return out  # constants made from constants
-            where = f" (in '{self.stack[-1]}')" if any(self.stack[-1:]) else ""
-            raise UnknownOperation(
-                f"no coupling rule for the operation `{name}`{where}, so it is not known which channels it mixes. Add one outside "
-                f"the package: @secateur.coupling.rule({name!r}), a function of (dye, out, *args) that returns the layers of its "
-                "output; one that only passes the channels of its first argument on returns dye.of(args[0])"
-            )
-        layers = found(self, out, *args, **kwargs)
-        if layers is None:
-            layers = ()
+            self._hold_without_rule(name, (args, kwargs))
+        try:
+            layers = (found and found(self, out, *args, **kwargs)) or ()
+        except (IndexError, RuntimeError):
+            if all(t.numel() for t in (*outs, *_tensors((args, kwargs)))):
+                raise
+            layers = self._pass_by(outs[0], (args, kwargs))
         each = layers if isinstance(layers, list) else [layers] + [()] * (len(outs) - 1)
         for o, dyes in zip(outs, each, strict=False):  # further outputs carry no channels
             self.put(o, tuple(compress(layer) for layer in dyes))
         return out
+
+    def _hold_without_rule(self, name: str, tree: Any) -> None:
+        if not any(self.of(tensor) for tensor in _tensors(tree)):
+            return  # constants made from constants
+        self.unknown = self.unknown or advice(name, self.stack[-1] if self.stack else "")
+        if not is_torch(name):
+            raise UnknownOperation(self.unknown)
+        self._hold_all(tree, "has no coupling rule")
+
+    def _pass_by(self, out: Tensor, tree: Any) -> Layers:
+        """Rules count on elements, and an expert without tokens has none: it stays, what it would have changed passes."""
+        first = next(_tensors(tree))
+        for tensor in _tensors(tree):
+            if not tensor.numel():
+                self._hold_all(tensor, "is empty in this example")
+        return self.of(first) if first.numel() and first.shape == out.shape else ()
+
+    def _hold_all(self, tree: Any, reason: str) -> None:
+        for tensor in _tensors(tree):
+            for layer in self.of(tensor):
+                self.freeze(layer, reason)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

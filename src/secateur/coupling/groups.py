@@ -29,11 +29,13 @@ class Group:
         name: the weight that makes these channels.
         kind: "channel", "hidden", "head", "convolution group", "width", ...
         places: ``(tensor name, dimension)`` to indices ``[units, entries per unit]``.
+        scaled: places that another one scales to zero; masks leave them, for zero over a norm of zero is no number.
     """
 
     name: str
     kind: str
     places: dict[Place, Tensor]
+    scaled: frozenset[Place] = frozenset()
 
     @property
     def units(self) -> int:
@@ -60,6 +62,9 @@ class Coupling:
     parameters: frozenset[str] = field(repr=False)
     found: tuple[Group, ...]
     graph: GraphModule | None = field(default=None, repr=False)  # what was coupled in place of the model
+    kinds: dict[str, str] = field(
+        default_factory=dict, repr=False
+    )  # weight to what its channels are called, see `find_groups`
     said: str = field(default="", repr=False)  # about the fallback to a graph, for the receipt
 
     def groups(self) -> tuple[Group, ...]:
@@ -112,13 +117,18 @@ class Coupling:
 
     def structure_for(self, masks: Masks) -> Structure:
         """The narrowed structure in which every unit is gone that ``masks`` removes from all of its places."""
+        return self.structure(self.gone(self.leaving(masks)))
+
+    def leaving(self, masks: Masks) -> dict[int, Tensor]:
+        """For every group, by its place, which units ``masks`` removes from all of their places."""
         alive = {(n, d): _alive(masks[n], d) for group in self.found for n, d in group.places if n in masks}
         leaving = {}
         for k, group in enumerate(self.found):
-            own = [(p, i) for p, i in group.places.items() if p[0] in self.parameters]
+            own = [(p, i) for p, i in group.places.items() if p[0] in self.parameters and p not in group.scaled]
+            leaving[k] = torch.zeros(group.units, dtype=torch.bool)
             if all(p[0] in masks for p, _ in own):
                 leaving[k] = ~torch.stack([alive[p][i].any(1) for p, i in own]).any(0)
-        return self.structure(self.gone(leaving))
+        return leaving
 
     def structure(self, gone: Tensor) -> Structure:
         """What stays of every tensor, and which sizes follow.
@@ -167,7 +177,7 @@ def find_groups(dye: Dye, classes: Tensor, parameters: frozenset[str], kinds: di
         if own:
             maker = next((n for n, d in own if kinds.get(n, "").partition("/")[2] == str(d)), next(iter(places))[0])
             kind = heads.get(first) or kinds.get(maker, "").partition("/")[0] or "channel"
-            groups.append(Group(name=maker, kind=kind, places=places))
+            groups.append(Group(name=maker, kind=kind, places=places, scaled=dye.scaled & places.keys()))
     return tuple(groups)
 
 

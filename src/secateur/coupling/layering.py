@@ -20,7 +20,7 @@ def axes(layer: Tensor) -> tuple[int, ...]:
 
 def compress(layer: Tensor) -> Tensor:
     """Give stride 0 to every axis on which the colours do not change."""
-    for d in axes(layer):
+    for d in axes(layer) if layer.numel() else ():
         first = layer.narrow(d, 0, 1)
         if torch.equal(first.expand_as(layer), layer):
             layer = first.expand_as(layer)

@@ -1,10 +1,11 @@
 """Run a model on an example, whatever form the example and the outputs have."""
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["run", "tensors_of"]
+__all__ = ["results_of", "run", "tensors_of"]
 
 
 def run(model: nn.Module, example_inputs: Any) -> Any:
@@ -12,6 +13,21 @@ def run(model: nn.Module, example_inputs: Any) -> Any:
     if isinstance(example_inputs, dict):
         return model(**example_inputs)
     return model(*example_inputs) if isinstance(example_inputs, tuple | list) else model(example_inputs)
+
+
+def results_of(model: nn.Module, out: Any) -> list[Tensor]:
+    """Every tensor that ``model`` returned, less the state that it takes back.
+
+    An object of a class of its own (a cache of keys and values) that ``forward`` accepts under the name it is returned by goes back
+    into the same model: its sizes may follow. Outputs keep theirs.
+    """
+    if not isinstance(out, dict):
+        return tensors_of(out)
+    accepted = inspect.signature(model.forward).parameters
+    return tensors_of({key: value for key, value in out.items() if key not in accepted or isinstance(value, _PLAIN)})
+
+
+_PLAIN = (Tensor, dict, list, tuple, str, int, float, type(None))
 
 
 def tensors_of(tree: Any, seen: set[int] | None = None) -> list[Tensor]:

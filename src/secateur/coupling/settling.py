@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling, find_groups
 from secateur.coupling.palette import Freeze
 from secateur.coupling.solving import SizesDisagree
-from secateur.coupling.trial import Failure, try_structure
+from secateur.coupling.suspects import culprits
+from secateur.coupling.trial import Failure, Trial
 from secateur.errors import UnknownOperation
 
 __all__ = ["settle", "settle_by_trial"]
 
-_ROUNDS = 40
-_PATIENCE = 6  # after so many groups that one class fails with, all groups of the class are held at once
+_PRECISE = 24  # rounds that look for single groups; then whole modules are held, which always ends
+_ROUNDS = _PRECISE + 32
 
 
 def settle(coupling: Coupling, kinds: dict[str, str]) -> Coupling:
@@ -52,20 +54,18 @@ def settle_by_trial(
     ``classes`` is the model that a graph was made from: what fails is blamed on its modules.
     """
     modules = dict((classes or model).named_modules())
+    trial = Trial(model, example_inputs)
     blamed: set[tuple[str, bool]] = set()
-    alone: list[str] = []  # classes of modules that one group was blamed for
-    failure: Failure | None = None
-    for _ in range(_ROUNDS):
+    for attempt in range(_ROUNDS):
+        if not coupling.found:
+            return coupling
         everything = range(len(coupling.found))
-        failure = _try_without(model, example_inputs, coupling, everything)
+        failure = _leaving(trial, coupling, everything)
         if failure is None:
             return coupling
-        kind = type(modules[failure.path]).__name__
-        culprit = None if alone.count(kind) >= _PATIENCE else _culprit(model, example_inputs, coupling, failure)
-        if culprit is not None:
-            alone.append(kind)
-            coupling.freeze(culprit, _why(modules, failure))
-            coupling.dye.palette.held_by_code.append(_why(modules, failure))
+        if attempt < _PRECISE:
+            held, failure = culprits(coupling, failure, partial(_leaving, trial, coupling))
+            _hold(modules, coupling, held, failure)
         elif not _blame(modules, coupling, failure, blamed):
             break
         coupling = settle(coupling, kinds)
@@ -75,44 +75,38 @@ def settle_by_trial(
     ) from failure.error
 
 
-def _try_without(model: nn.Module, example_inputs: Any, coupling: Coupling, groups: Iterable[int]) -> Failure | None:
-    """Take half of the units of ``groups`` out of a copy without data and run it."""
-    found = {k: coupling.found[k].units for k in groups}
-    leaving = {k: torch.arange(units) >= max(1, units // 2) for k, units in found.items()}
+def _leaving(trial: Trial, coupling: Coupling, chosen: Iterable[int]) -> Failure | None:
+    """Take half of each of these groups out of a copy and run it."""
+    leaving = {k: torch.arange(coupling.found[k].units) >= max(1, coupling.found[k].units // 2) for k in chosen}
     try:
-        return try_structure(model, example_inputs, coupling.structure(coupling.gone(leaving)))
+        return trial(coupling.structure(coupling.gone(leaving)))
     except SizesDisagree as error:
         return Failure(error.path, error)
 
 
-def _culprit(model: nn.Module, example_inputs: Any, coupling: Coupling, failure: Failure) -> int | None:
-    """The one group whose half makes the model fail, found by halving; None where it takes several at once."""
-    prefix = f"{failure.path}." if failure.path else ""
-    suspects = [k for k, g in enumerate(coupling.found) if any(n.startswith(prefix) for n, _ in g.places)]
-    if not suspects or _try_without(model, example_inputs, coupling, suspects) is None:
-        return None
-    while len(suspects) > 1:
-        middle = len(suspects) // 2
-        for half in (suspects[:middle], suspects[middle:]):
-            if _try_without(model, example_inputs, coupling, half) is not None:
-                suspects = half
-                break
-        else:
-            return None
-    return suspects[0]
+def _hold(modules: dict[str, nn.Module], coupling: Coupling, held: Iterable[int], failure: Failure) -> None:
+    why = _reason(modules, _caller(modules, failure.path), failure)
+    for k in held:
+        coupling.freeze(k, why)
+    coupling.dye.palette.held_by_code.append(why)
 
 
-def _why(modules: dict[str, nn.Module], failure: Failure) -> Freeze:
-    kind = type(modules[failure.path]).__name__
-    said = str(failure.error).strip().splitlines()[0][:160]
-    return Freeze(kind, failure.path, f"the code of {kind} cannot follow: {said}")
+def _caller(modules: dict[str, nn.Module], path: str) -> str:
+    """A torch layer is never wrong by itself: whoever calls it is."""
+    if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
+        return path.rpartition(".")[0]
+    return path
+
+
+def _reason(modules: dict[str, nn.Module], path: str, failure: Failure) -> Freeze:
+    kind = type(modules[path]).__name__
+    said = str(failure.error).strip() or type(failure.error).__name__
+    return Freeze(kind, path, f"the code of {kind} cannot follow: {said.splitlines()[0][:160]}")
 
 
 def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, blamed: set[tuple[str, bool]]) -> bool:
     """Freeze the groups inside the failing module and others of its class; go outwards until something changes."""
-    path = failure.path
-    if path and type(modules[path]).__module__.startswith("torch.nn") and not list(modules[path].children()):
-        path = path.rpartition(".")[0]  # a torch layer is never wrong by itself: whoever calls it is
+    path = _caller(modules, failure.path)
     while True:
         for wide in (False, True):
             if (path, wide) not in blamed:
@@ -127,8 +121,9 @@ def _blame(modules: dict[str, nn.Module], coupling: Coupling, failure: Failure, 
 def _freeze_inside(
     modules: dict[str, nn.Module], coupling: Coupling, path: str, failure: Failure, *, wide: bool
 ) -> bool:
-    kind, why, hit = type(modules[path]), replace(_why(modules, failure), module=path), False
+    kind = type(modules[path])
     prefixes = tuple(f"{p}." if p else "" for p, m in modules.items() if type(m) is kind)
+    why, hit = _reason(modules, path, failure), False
     for k, group in enumerate(coupling.found):
         names = [name for name, _ in group.places]
         inside = any((any if wide else all)(name.startswith(prefix) for name in names) for prefix in prefixes)

@@ -19,7 +19,7 @@ from secateur.cutting import cut_
 from secateur.graphs import copied, following
 from secateur.structure import Structure
 
-__all__ = ["Failure", "try_structure"]
+__all__ = ["Failure", "Trial"]
 
 
 class Failure:
@@ -29,29 +29,49 @@ class Failure:
         self.path, self.error = path, error
 
 
-def try_structure(model: nn.Module, example_inputs: Any, structure: Structure) -> Failure | None:
-    """Cut a copy to ``structure`` and run it; None if it runs."""
-    failure = _try_without_data(model, example_inputs, structure)
-    if failure is None:
-        return None
-    if _try_without_data(model, example_inputs, Structure()) is None:
-        return failure
-    return _try_with_data(model, example_inputs, structure)  # this network needs values to run at all
+class Trial:
+    """Tries structures on copies of one model; remembers whether that model needs values to run at all."""
 
+    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        self.model, self.example_inputs = model, example_inputs
+        self._needs_values: bool | None = None
 
-def _try_without_data(model: nn.Module, example_inputs: Any, structure: Structure) -> Failure | None:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    thin = _fake_copy(model, mode).eval()
-    with _quiet(), mode:
+    def __call__(self, structure: Structure) -> Failure | None:
+        """Cut a copy to ``structure`` and run it; None if it runs."""
+        with plain_attention():
+            if not self._needs_values:
+                failure = self._without_data(structure)
+                if failure is None:
+                    return None
+                if self._needs_values is None:
+                    self._needs_values = self._without_data(Structure()) is not None
+                if not self._needs_values:
+                    return failure
+            return self._with_data(structure)
+
+    def _without_data(self, structure: Structure) -> Failure | None:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        thin = _fake_copy(self.model, mode).eval()
+        with _quiet(), mode:
+            cut_(thin, structure)
+            return _attempt(thin, tree_map_only(Tensor, mode.from_tensor, self.example_inputs))
+
+    def _with_data(self, structure: Structure) -> Failure | None:
+        thin = copied(self.model).eval()
         cut_(thin, structure)
-        return _attempt(thin, tree_map_only(Tensor, mode.from_tensor, example_inputs))
+        with _quiet():
+            return _attempt(thin, self.example_inputs)
 
 
-def _try_with_data(model: nn.Module, example_inputs: Any, structure: Structure) -> Failure | None:
-    thin = copied(model).eval()
-    cut_(thin, structure)
-    with _quiet():
-        return _attempt(thin, example_inputs)
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let PyTorch's transformer layers run as written: their fused path packs padded tokens away, into tensors without shapes."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _attempt(model: nn.Module, example_inputs: Any) -> Failure | None:

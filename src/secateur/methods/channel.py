@@ -29,7 +29,7 @@ from secateur.profiling import compare
 from secateur.protocols import Allocation, Criterion
 from secateur.repairing import repair_
 from secateur.report import Pruned
-from secateur.targets import Ignore, find_targets
+from secateur.targets import Ignore, refuse_unusable
 from secateur.task import Task
 
 __all__ = ["Channel"]
@@ -83,7 +83,7 @@ class Channel:
             raise NeedsTask(
                 "narrowing runs the model once to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)"
             )
-        find_targets(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
+        refuse_unusable(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
         coupling = coupling or couple(
             model, example_inputs, ignore=self.ignore, heads=self.heads, norms=self.norms, fallback=self.fallback
         )

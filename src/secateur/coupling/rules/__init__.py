@@ -8,8 +8,10 @@ from secateur.coupling.rules import (
     lookups,
     moves,
     norms,
+    packing,
     pointwise,
     reductions,
+    scatters,
     spatial,
 )
 
@@ -21,7 +23,9 @@ __all__ = [
     "lookups",
     "moves",
     "norms",
+    "packing",
     "pointwise",
     "reductions",
+    "scatters",
     "spatial",
 ]

@@ -24,7 +24,7 @@ from secateur.coupling.rules.moves import joker
     "randn",
 )
 def _(dye: Dye, out: Any, *args: Any, **kwargs: Any) -> Any:
-    if not out.is_floating_point() or out.numel() > 1 << 22:
+    if not (out.is_floating_point() or out.is_complex()) or out.numel() > 1 << 22:
         return ()
     return tuple(joker(dye, out, axis) for axis in range(out.dim()) if out.shape[axis] > 1)
 

@@ -6,16 +6,26 @@ from torch import Tensor
 
 from secateur.coupling.dyeing import Dye, Layers, rule
 from secateur.coupling.layering import axes, spread
+from secateur.coupling.rules.pairing import pair
 from secateur.coupling.rules.pointwise import pointwise
 
 
 def contract(dye: Dye, a: list[Tensor], b: list[Tensor]) -> None:
     """Tie the colours (one-dimensional) that two sides put on a summed axis; without a partner they may not leave."""
-    both = [*a, *b]
-    for c in both[1:]:
-        dye.tie(both[0], c)
-    if both and not (a and b):
-        dye.freeze(both[0], f"meets {both[0].numel()} inputs of a fixed number")
+    if a and b:
+        pair(dye, [a, b])
+    for colours in () if a and b else (*a, *b):
+        dye.freeze(colours, f"meets {colours.numel()} inputs of a fixed number")
+
+
+def made(dye: Dye, rows: list[Tensor], bias: Any) -> list[Tensor]:
+    """The channels that a layer makes, tied with its bias."""
+    vectors = list(dye.of(bias))
+    if rows and vectors:
+        return pair(dye, [rows, vectors])
+    for v in vectors:
+        dye.freeze(v, "belongs to outputs of a fixed number")
+    return rows
 
 
 def matmul(dye: Dye, out: Tensor, a: Tensor, b: Tensor) -> Layers:
@@ -23,7 +33,7 @@ def matmul(dye: Dye, out: Tensor, a: Tensor, b: Tensor) -> Layers:
     contract(dye, [dye.along(la, 1) for la in dye.on(a, 1)], [dye.along(la, 0) for la in dye.on(b, 0)])
     rows = [spread(dye.along(la, 0), out.shape, 0) for la in dye.on(a, 0) if axes(la) == (0,)]
     columns = [spread(dye.along(la, 1), out.shape, 1) for la in dye.on(b, 1) if axes(la) == (1,)]
-    return tuple(rows[:1] + columns[:1])
+    return tuple(rows + columns)
 
 
 @rule("mm", "matmul")
@@ -54,12 +64,10 @@ def _(dye: Dye, out: Any, bias: Any, a: Any, b: Any, **kwargs: Any) -> Any:
 def _(dye: Dye, out: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     last = x.dim() - 1
     contract(dye, [dye.along(la, last) for la in dye.on(x, last)], [dye.along(la, 1) for la in dye.on(weight, 1)])
-    rows = [dye.along(la, 0) for la in dye.on(weight, 0)]
-    for v in dye.of(bias):
-        dye.tie(rows[0], v) if rows else dye.freeze(v, "belongs to outputs of a fixed number")
+    rows = made(dye, [dye.along(la, 0) for la in dye.on(weight, 0)], bias)
     rest = [la for la in dye.of(x) if last not in axes(la)]
     moved = [la.narrow(-1, 0, 1).expand(out.shape) for la in rest]
-    return (*[spread(r, out.shape, out.dim() - 1) for r in rows[:1]], *moved)
+    return (*[spread(r, out.shape, out.dim() - 1) for r in rows], *moved)
 
 
 def batched(dye: Dye, out: Tensor, a: Tensor, b: Tensor) -> Layers:
@@ -92,6 +100,9 @@ def _couple_summed(dye: Dye, left: list[Tensor], right: list[Tensor]) -> None:
         for layer in [*free_left, *free_right]:
             dye.freeze(layer, "is summed against whole heads or inputs of a fixed number")
         return
+    if not any(0 in axes(layer) for layer in (*free_left, *free_right)):
+        pair(dye, [[dye.along(la, 2) for la in free_left], [dye.along(lb, 1) for lb in free_right]])
+        return
     for la in free_left:
         for lb in free_right:
             if 0 in axes(la) and 0 in axes(lb):
@@ -115,7 +126,7 @@ def _settle_batch(dye: Dye, layer: Tensor) -> Tensor:
 @rule("_trilinear")
 def _(dye: Dye, out: Any, *args: Any, **kwargs: Any) -> Any:
     """Three factors, each given axes of size 1 first; then multiplied and summed over some axes (``nn.Bilinear``)."""
-    summed, made = set(args[6]), []
+    summed, kept = set(args[6]), []
     for axis in range(args[0].dim() + len(args[3])):
         sides: list[list[Tensor]] = []
         for factor, added in zip(args[:3], args[3:6], strict=True):
@@ -127,8 +138,8 @@ def _(dye: Dye, out: Any, *args: Any, **kwargs: Any) -> Any:
         elif found := [colours for side in sides for colours in side]:
             for colours in found[1:]:
                 dye.tie(found[0], colours)
-            made.append(spread(found[0], out.shape, axis - sum(d < axis for d in summed)))
-    return tuple(made)
+            kept.append(spread(found[0], out.shape, axis - sum(d < axis for d in summed)))
+    return tuple(kept)
 
 
 @rule("bmm")

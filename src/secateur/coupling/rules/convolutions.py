@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from secateur.coupling.dyeing import Dye, rule
+from secateur.coupling.dyeing import RULES, Dye, rule
 from secateur.coupling.layering import axes, spread
-from secateur.coupling.rules.contractions import contract
+from secateur.coupling.rules.contractions import contract, made
 
 
 @rule("convolution", "_convolution", "conv1d", "conv2d", "conv3d", "mkldnn_convolution", "convolution_overrideable")
@@ -36,21 +37,39 @@ def _(
     columns = [dye.along(la, w_in) for la in dye.on(weight, w_in)]
     if groups == 1:
         contract(dye, inputs, columns)
-        made = rows
     elif transposed:
-        made = _transposed_groups(dye, inputs, rows, columns, groups, out.shape[1])
-    elif dye.whole or x.shape[1] == groups:  # depthwise is the case of groups of one
-        made = _whole_groups(dye, inputs, rows, columns, groups)
+        rows = _transposed_groups(dye, inputs, rows, columns, groups, out.shape[1])
+    elif _whole(dye, x, [*inputs, *rows], groups):
+        rows = _whole_groups(dye, inputs, rows, columns, groups)
     else:
-        made = _inside_groups(dye, inputs, rows, columns, groups)
-    for v in dye.of(bias):
-        dye.tie(made[0], v) if made else dye.freeze(v, "belongs to outputs of a fixed number")
+        rows = _inside_groups(dye, inputs, rows, columns, groups)
+    rows = made(dye, rows, bias)
     first = (slice(None), slice(0, 1)) + (slice(0, 1),) * (x.dim() - 2)
     passed = [layer[first].expand(out.shape) for layer in dye.of(x) if axes(layer) == (0,)]
-    return (*[spread(m, out.shape, 1) for m in made[:1]], *passed)
+    return (*[spread(r, out.shape, 1) for r in rows], *passed)
+
+
+@rule("torchvision::deform_conv2d")
+def _(dye: Dye, out: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *args: Any) -> Any:
+    """A convolution that reads beside its place: where is said by offsets, for groups of channels."""
+    for steering in (offset, mask):
+        for layer in dye.of(steering):
+            dye.freeze(layer, "steers a resampling")
+    groups, steered = args[6], args[7]
+    for layer in dye.on(x, 1) if steered > 1 else ():
+        parts = dye.along(layer, 1).view(steered, -1)
+        dye.tie(parts, parts[:1].expand_as(parts))
+    plain = RULES["convolution"]
+    return plain(dye, out, x, weight, bias, None, None, None, False, None, groups)
 
 
 Colours = list[Tensor]  # one-dimensional each
+
+
+def _whole(dye: Dye, x: Tensor, sides: Colours, groups: int) -> bool:
+    """Whether groups leave whole. A weight for every image of a batch makes groups of the same channels, which leave from all."""
+    alike = all(torch.equal(t, t[:1].expand_as(t)) for t in (side.view(groups, -1) for side in sides))
+    return (dye.whole or x.shape[1] == groups) and not (sides and alike)  # depthwise is the case of groups of one
 
 
 def _whole_groups(dye: Dye, inputs: Colours, rows: Colours, columns: Colours, groups: int) -> Colours:

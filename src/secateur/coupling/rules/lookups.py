@@ -28,12 +28,12 @@ def _(dye: Dye, out: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
 def _(dye: Dye, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Indices are values, which do not follow: the entries that they count stay, what lies along other axes passes."""
     look_up = getattr(torch.ops.aten, dye.operation)
-    counted = _counted(dye.operation, x, *args, **kwargs)
-    kept = [hold(dye, layer, counted, "is looked up by index") for layer in dye.of(x)]
+    held = counted(dye.operation, x, *args, **kwargs)
+    kept = [hold(dye, layer, held, "is looked up by index") for layer in dye.of(x)]
     return tuple(compress(look_up(layer, *args, **kwargs)) for layer in kept if layer is not None)
 
 
-def _counted(operation: str, x: Tensor, *args: Any, **kwargs: Any) -> set[int]:
+def counted(operation: str, x: Tensor, *args: Any, **kwargs: Any) -> set[int]:
     """The axes along which an index counts."""
     if operation != "index":
         dim = args[0] if operation in ("index_select", "gather") else kwargs.get("dim", args[1] if args[1:] else None)

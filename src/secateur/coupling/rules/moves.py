@@ -9,7 +9,7 @@ from secateur.coupling.dyeing import Dye, Layers, rule
 from secateur.coupling.layering import axes, compress, reshape, spread
 
 MOVES = """permute transpose t unsqueeze squeeze select slice unbind diagonal
-flip roll repeat repeat_interleave unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 tril triu swapaxes narrow
+flip roll repeat repeat_interleave unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 swapaxes narrow
 expand_copy permute_copy select_copy slice_copy view_as_real view_as_complex channel_shuffle native_channel_shuffle masked_select
 diag_embed block_diag"""
 
@@ -28,6 +28,21 @@ def _(dye: Dye, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(out, tuple | list):
         return [tuple(compress(r[i]) for r in results) for i in range(len(out))]
     return tuple(compress(r) for r in results)
+
+
+@rule("tril", "triu")
+def _(dye: Dye, out: Any, x: Any, diagonal: int = 0) -> Any:
+    """A triangle stays one if the same rows and columns leave, in order."""
+    rows, columns = (x.dim() - 2), (x.dim() - 1)
+    sides = [[dye.along(la, axis) for la in dye.on(x, axis)] for axis in (rows, columns)]
+    near = (0, -1) if dye.operation.startswith("tril") else (0, 1)
+    if all(sides) and x.shape[rows] == x.shape[columns] and diagonal in near:
+        for colours in [*sides[0][1:], *sides[1]]:
+            dye.tie(sides[0][0], colours)
+        return dye.of(x)
+    for colours in [*sides[0], *sides[1]]:
+        dye.freeze(colours, "is cut along a diagonal")
+    return tuple(la for la in dye.of(x) if not {rows, columns} & set(axes(la)))
 
 
 @rule("as_strided")

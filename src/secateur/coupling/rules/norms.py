@@ -120,6 +120,8 @@ def _(dye: Dye, out: Any, x: Any, weight: Any, bias: Any, n: Any, c: Any, hw: An
 @rule("_weight_norm_interface")
 def _(dye: Dye, out: Any, v: Any, g: Any, dim: Any = 0) -> Any:
     first = [dye.along(la, dim) for la in dye.on(v, dim)]
+    if id(v) in dye.names and dye.on(g, dim):
+        dye.scaled |= {(dye.names[id(v)], dim % v.dim())}
     for la in dye.on(g, dim):
         dye.tie(first[0], dye.along(la, dim)) if first else dye.freeze(la, "scales a weight of fixed size")
     kept = []

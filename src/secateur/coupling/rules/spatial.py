@@ -6,13 +6,15 @@ from torch import Tensor
 
 from secateur.coupling.dyeing import Dye, rule
 from secateur.coupling.layering import axes, fit
+from secateur.coupling.rules.holds import hold
+from secateur.coupling.rules.pointwise import pointwise
 
 _SPATIAL = {
     1: """max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d reflection_pad1d replication_pad1d
  max_pool1d_with_indices adaptive_max_pool1d _upsample_nearest_exact1d""",
     2: """max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d mkldnn_max_pool2d
 upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d
-replication_pad2d _upsample_nearest_exact2d grid_sampler_2d fractional_max_pool2d max_unpool2d affine_grid_generator""",
+replication_pad2d _upsample_nearest_exact2d grid_sampler_2d fractional_max_pool2d affine_grid_generator""",
     3: """max_pool3d_with_indices max_pool3d avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d
 upsample_trilinear3d reflection_pad3d replication_pad3d grid_sampler_3d""",
 }
@@ -44,6 +46,23 @@ def _register(count: int) -> None:
 
 for _count in _SPATIAL:
     _register(_count)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def _(dye: Dye, out: Any, x: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    dye.put(x, pointwise(dye, x, x, indices))
+    return over_trailing(dye, out, x, 2 if dye.operation == "max_unpool2d" else 3)
+
+
+@rule("unfold_backward")
+def _(dye: Dye, out: Any, pieces: Any, sizes: Any, dim: Any, *args: Any) -> Any:
+    """Overlapping pieces are added up along ``dim``: the inverse of a short-time Fourier transform."""
+    layers = []
+    for layer in dye.of(pieces):
+        kept = hold(dye, layer, {dim % len(sizes), pieces.dim() - 1}, "is added up in pieces")
+        if kept is not None:
+            layers.append(kept[..., 0].narrow(dim, 0, 1).expand(out.shape))
+    return tuple(layers)
 
 
 @rule("im2col")
@@ -91,16 +110,7 @@ def _(dye: Dye, out: Any, x: Any, boxes: Any, *args: Any, **kwargs: Any) -> Any:
     "torchvision::nms",
     "bucketize",
     "embedding_renorm",
-    "scatter",
-    "scatter_add",
-    "index_put",
-    "index_add",
-    "scatter_reduce",
-    "index_copy",
-    "index_fill",
-    "masked_scatter",
     "put",
-    "_index_put_impl",
     "select_scatter",
     "slice_scatter",
     "unique_consecutive",
