@@ -21,6 +21,8 @@ from secateur.task import Task
 
 __all__ = ["prune"]
 
+_OF_CHANNELS = ("round_to", "heads", "norms", "repair", "fallback", "cost_weight")
+
 
 def prune(
     model: nn.Module,
@@ -61,8 +63,8 @@ def prune(
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
             (widths in multiples of 8), ``heads="inside"`` (channels leave inside heads instead of whole heads),
             ``norms="shrink"`` (the width that a layer norm runs over may leave too), ``repair=True`` (layers that read what left are
-            refitted on the task's batches) and ``fallback="graph"`` (a graph module
-            comes back where the class itself has sizes written into its code).
+            refitted on the task's batches), ``cost_weight=1e-3`` (what a million multiply-accumulates take off a unit's score) and
+            ``fallback="graph"`` (a graph module comes back where the class itself has sizes written into its code).
 
     Returns:
         ``Pruned(model, masks, report)``; ``print(pruned.report)`` is the receipt.
@@ -83,9 +85,7 @@ def prune(
             f"granularity={granularity!r} takes sparsity="
         )
     if granularity == "channel":
-        shape = {
-            key: options.pop(key) for key in ("round_to", "heads", "norms", "repair", "fallback") if key in options
-        }
+        shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
         allocation: Allocation | Limit
         if budget is not None:
             _check_alone(sparsity, overrides)

@@ -3,23 +3,35 @@
     couple --> groups --> plan(scores, Channels(groups), allocation) --> masks --> narrow --> a smaller network
 
 Li et al. 2017 (filters by L1 norm) generalised to coupled groups: what must leave together is scored together.
+
+With ``cost_weight`` what a unit costs counts against it (Molchanov et al. 2017, "FLOPs regularized pruning", lambda = 1e-3 there):
+
+    Theta(unit) <- Theta(unit) - lambda * d MACs / d unit / 10^6
+
+The slope is taken at full widths, over all layers that make, carry or read the unit (the paper counts the layer that makes it), on
+the example as it is: so give one image, not a batch. Lambda is in the criterion's own units; 1e-3 is for ``taylor_map``, whose scores
+have norm 1 in every group.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from torch import nn
 
+from secateur.costs.macs import Macs
 from secateur.coupling import Coupling
-from secateur.errors import BadSparsity, NeedsTask
+from secateur.coupling.channels import Channels
+from secateur.errors import BadScores, BadSparsity, NeedsTask
 from secateur.graphs import copied
 from secateur.masks import Masks
-from secateur.meeting import Limit
+from secateur.meeting import Limit, pricing_of
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion
 from secateur.repairing import repair_
 from secateur.report import Pruned
+from secateur.scores import Scores
 from secateur.targets import Ignore
 from secateur.task import Task
 from secateur.thinning import choose, coupled, members_of, thin
@@ -41,6 +53,7 @@ class Channel:
         norms: "hold" or "shrink"; see `secateur.couple`.
         repair: refit the layers that read what left, by least squares on the task's batches (no labels); see `secateur.repairing`.
         fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
+        cost_weight: how much of a score a million multiply-accumulates are worth; 0 leaves them out of it.
     """
 
     criterion: Criterion
@@ -51,10 +64,15 @@ class Channel:
     norms: str = "hold"
     repair: bool = False
     fallback: str | None = None
+    cost_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
             raise BadSparsity(f"round_to={self.round_to} must be a positive number of channels, e.g. 8")
+        if not 0 <= self.cost_weight < math.inf:
+            raise BadScores(
+                f"cost_weight={self.cost_weight} must be 0 or more: it is subtracted from the score for every million MACs, e.g. 1e-3"
+            )
 
     def __call__(
         self,
@@ -82,6 +100,8 @@ class Channel:
         )
         members = members_of(coupling, model)
         scores = replace(self.criterion(model, members, task), facts=members)
+        if self.cost_weight:
+            scores = _charged(scores, self.cost_weight, coupling, coupling.graph or model, example_inputs)
         masks, said = choose(
             model, coupling, scores, self.allocation, example_inputs=example_inputs, round_to=self.round_to
         )
@@ -105,6 +125,16 @@ class Channel:
         return masked
 
     def _said(self) -> str:
+        charge = f" less {self.cost_weight:g} for each million MACs" if self.cost_weight else ""
         rounding = f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""
         repaired = ", readers refitted by least squares" if self.repair else ""
-        return f"channels narrowed, {describe(self.criterion)}, {describe(self.allocation)}{rounding}{repaired}"
+        return f"channels narrowed, {describe(self.criterion)}{charge}, {describe(self.allocation)}{rounding}{repaired}"
+
+
+def _charged(scores: Scores, weight: float, coupling: Coupling, model: nn.Module, example_inputs: Any) -> Scores:
+    """Scores less what one unit of each group costs at full widths."""
+    channels = Channels(groups=coupling.groups())
+    prices = pricing_of(Macs(), coupling, model, example_inputs).savings({})
+    units = channels.pool(scores)
+    charged = {name: units[name].reshape(-1) - weight * prices[name] / 1e6 for name in units}
+    return replace(channels.scores_of(charged, scores.values), facts=scores.facts)
