@@ -1,13 +1,13 @@
 """`prune`: the one call. Strings become objects here, and only here."""
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from secateur.budgets import Budget
 from secateur.errors import BadSparsity, UnknownName
+from secateur.limits import limit_of
 from secateur.meeting import Limit
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
@@ -158,26 +158,15 @@ def _allocation(
 
 
 def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) -> Limit:
-    costs = {name: find("costs", name)() for name in names_in("costs")}
-    wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
-    cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
-    family: Any = None
-    harms: Any = ()
     if isinstance(scope, Sensitivity):
         harms = tuple((name, scope.harm(name)) for name in scope.curves)
-    elif not isinstance(scope, str):
+        return replace(limit_of(budget, min_kept=min_kept), harms=harms)
+    if not isinstance(scope, str):
         raise BadSparsity(
             f"scope={describe(scope)} says how much stays by itself, and so does budget=; give a name such as 'layer', or curves of "
             "sc.sensitivity, which are followed as far as the budget asks for"
         )
-    elif scope != "global":
-        allocation_of(scope, 0.5)  # an unknown name is refused here
-        family = partial(_family, scope, min_kept)
-    return Limit(budget=wanted, cost=cost, family=family, harms=harms, min_kept=min_kept)
-
-
-def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
-    return allocation_of(scope, min(sparsity, 1 - 1e-9), None, min_kept)
+    return limit_of(budget, scope, min_kept=min_kept)
 
 
 def _check_quota(one_shot: OneShot, quota: int, sparsity: float | None) -> None:
