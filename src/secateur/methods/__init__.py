@@ -4,5 +4,6 @@ from secateur.methods.channel import Channel
 from secateur.methods.gradual import Gradual
 from secateur.methods.iterative import Iterative
 from secateur.methods.one_shot import OneShot
+from secateur.methods.slimming import Slimming
 
-__all__ = ["Channel", "Gradual", "Iterative", "OneShot"]
+__all__ = ["Channel", "Gradual", "Iterative", "OneShot", "Slimming"]
