@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.agreement import difference, outputs_of
@@ -25,10 +26,11 @@ from secateur.profiling import compare
 from secateur.protocols import Allocation
 from secateur.report import Profile, Pruned
 from secateur.scores import Scores
+from secateur.structure import Structure
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
 
-__all__ = ["choose", "coupled", "members_of", "thin"]
+__all__ = ["choose", "coupled", "masks_of", "members_of", "thin"]
 
 
 def coupled(
@@ -66,6 +68,12 @@ def members_of(coupling: Coupling, model: nn.Module) -> dict[str, LayerFacts]:
     """The parameters that units of the groups have a part of: what a criterion has to score."""
     own = dict(model.named_parameters())
     return {name: LayerFacts() for group in coupling.groups() for name, _ in group.places if name in own}
+
+
+def masks_of(structure: Structure, coupling: Coupling, model: nn.Module) -> Masks:
+    """What ``structure`` keeps of the members of the groups, on the names and shapes of ``model``, which it was made for."""
+    whole = {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in members_of(coupling, model)}
+    return Masks({n: structure.mask(n).to(m.device) if n in structure.kept else m for n, m in whole.items()})
 
 
 def choose(

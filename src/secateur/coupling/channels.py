@@ -96,6 +96,18 @@ class Channels:
                 evidence[index] = (units[self.key(group)].float().cpu() / index.shape[1]).unsqueeze(1)
         return Scores(values, channels=channels, average=False)
 
+    def alive(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which units of every group ``masks`` keep in any place, ``[units]``."""
+        found = {}
+        for group in self.groups:
+            kept = torch.zeros(group.units, dtype=torch.bool)
+            for (name, dim), index in group.places.items():
+                if name in masks:
+                    mask = masks[name].movedim(dim, 0)
+                    kept |= mask.reshape(mask.shape[0], -1).any(1).cpu()[index].any(1)
+            found[self.key(group)] = kept
+        return found
+
     def key(self, group: Group) -> str:
         """The name of a group in `Units`: its maker, made unique where one layer makes several groups."""
         alike = [g for g in self.groups if g.name == group.name]

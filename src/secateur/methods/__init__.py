@@ -5,5 +5,6 @@ from secateur.methods.gradual import Gradual
 from secateur.methods.iterative import Iterative
 from secateur.methods.one_shot import OneShot
 from secateur.methods.slimming import Slimming
+from secateur.methods.stepwise import Stepwise
 
-__all__ = ["Channel", "Gradual", "Iterative", "OneShot", "Slimming"]
+__all__ = ["Channel", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
