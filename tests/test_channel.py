@@ -8,13 +8,14 @@ from tests.coupling.tricks import inputs, make
 from torch import nn
 
 import secateur as sc
+from secateur.allocations.global_ import Global
 from secateur.allocations.rounded import Rounded
 from secateur.allocations.uniform import Uniform
 from secateur.coupling.channels import Channels
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
-from secateur.errors import BadSparsity, NeedsTask
-from secateur.methods import Channel
+from secateur.errors import BadScores, BadSparsity, NeedsTask, UnknownName
+from secateur.methods.channel import Channel, _charged
 from secateur.units import Table, Units
 
 
@@ -102,6 +103,54 @@ class TestChannel:
             Channel(criterion=Magnitude(), allocation=Uniform(sparsity=0.5), round_to=-8)
         with pytest.raises(NeedsTask, match="example_inputs="):
             Channel(criterion=Magnitude(), allocation=Uniform(sparsity=0.5))(make("residual"))
+
+
+class TestCostWeight:
+    """Linear 8 -> 2 -> 8 -> 3: a unit of the first group costs 8 + 8 = 16 multiply-accumulates, one of the second 2 + 3 = 5."""
+
+    def test_by_hand(self):
+        """All scores are 1, and ties go to the earlier group; once cost counts, a unit of 16 leaves first."""
+        model = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+        for parameter in model.parameters():
+            parameter.data.fill_(1.0)
+        for weight, widths in [(0.0, [2, 7]), (1e4, [1, 8])]:
+            method = Channel(criterion=Magnitude(), allocation=Global(sparsity=0.1, min_kept=1), cost_weight=weight)
+            pruned = method(model, example_inputs=torch.ones(1, 8))
+            assert [pruned.model[0].out_features, pruned.model[2].out_features] == widths
+            assert ("Magnitude less 10000 for each million MACs" in pruned.report.method) == (weight > 0)
+
+    def test_the_scores_by_hand(self):
+        model = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+        coupling = sc.couple(model, torch.ones(1, 8))
+        channels = Channels(groups=coupling.groups())
+        members = dict.fromkeys(dict(model.named_parameters()), sc.LayerFacts())
+        plain = Magnitude()(model, members)
+        charged = channels.pool(_charged(plain, 100.0, coupling, model, torch.ones(1, 8)))
+        before = channels.pool(plain)
+        torch.testing.assert_close(charged["0.weight"], before["0.weight"] - 100 * 16e-6)
+        torch.testing.assert_close(charged["2.weight"], before["2.weight"] - 100 * 5e-6)
+
+    def test_from_the_front_door_and_refused(self):
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        pruned = sc.prune(model, sparsity=0.5, granularity="channel", cost_weight=1e-3, example_inputs=torch.ones(1, 4))
+        assert pruned.model[0].out_features == 4
+        with pytest.raises(BadScores, match=r"cost_weight=-1 must be 0 or more"):
+            sc.prune(model, sparsity=0.5, granularity="channel", cost_weight=-1, example_inputs=torch.ones(1, 4))
+        with pytest.raises(UnknownName, match="no option 'cost_weight'"):
+            sc.prune(model, sparsity=0.5, cost_weight=1e-3)
+
+
+class TestScoresOfUnits:
+    @pytest.mark.parametrize("name", ["residual", "dense_concat", "attention_fused", "grouped", "lstm", "tied"])
+    def test_pool_gives_them_again(self, name):
+        model = make(name)
+        channels = Channels(groups=sc.couple(model, inputs(name)).groups())
+        values = {n: p.detach() for n, p in model.named_parameters()}
+        wanted = {channels.key(g): torch.randn(g.units) for g in channels.groups}
+        found = channels.pool(channels.scores_of(wanted, values))
+        assert set(found) == set(wanted)
+        for key, scores in wanted.items():
+            torch.testing.assert_close(found[key].flatten(), scores)
 
 
 class Fixed:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.coupling.tricks import difference, draw_masks, inputs, make, masked
+from tests.coupling.tricks import NAMES, difference, draw_masks, inputs, make, masked
 from torch import nn
 
 import secateur as sc
@@ -60,6 +60,22 @@ class TestInPlace:
         thin = sc.narrow(model.double(), masks, example.double())
         assert {p.dtype for p in thin.parameters()} == {torch.float64}
         assert difference(masked(model, masks), thin, example.double()) < 1e-12
+
+
+class TestTwice:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_the_file_of_a_model_narrowed_twice_loads_into_its_class(self, name, tmp_path):
+        model, example = make(name), inputs(name)
+        thin = model
+        for seed in range(2):
+            coupling = sc.couple(thin, example)
+            masks = draw_masks(thin, coupling.groups(), 0.4, seed=seed)
+            if coupling.structure_for(masks).kept:
+                thin = sc.narrow(thin, masks, example, coupling=coupling)
+        sc.save(thin, tmp_path / "twice.safetensors")
+        again = sc.load(tmp_path / "twice.safetensors", make(name, seed=9))
+        assert difference(thin, again.model.eval(), inputs(name, 3, 4)) < 1e-6
+        assert structure_of(again.model) == structure_of(thin)
 
 
 class TestOptimizer:

@@ -56,6 +56,20 @@ def test_a_number_to_check_by_hand():
     assert torch.equal(structure.mask("w")[:, 0].nonzero().squeeze(1), torch.tensor([0, 3, 9]))
 
 
+def test_narrowed_twice_by_hand():
+    """Rows 0, 3, 4 and 9 of ten stay, then the second and fourth of these: 3 and 9; what one of the two left alone is the other's."""
+    first = Structure(
+        shapes={"w": (10, 2), "a": (4,)}, kept={"w": {0: (0, 3, 4, 9)}, "a": {0: (1,)}}, sizes={("", "n"): 4}
+    )
+    second = Structure(
+        shapes={"w": (4, 2), "b": (3,)}, kept={"w": {0: (1, 3), 1: (1,)}, "b": {0: (0, 2)}}, sizes={("", "n"): 2}
+    )
+    both = first.then(second)
+    assert both.shapes == {"w": (10, 2), "a": (4,), "b": (3,)}
+    assert both.kept == {"w": {0: (3, 9), 1: (1,)}, "a": {0: (1,)}, "b": {0: (0, 2)}}
+    assert both.sizes == {("", "n"): 2}
+
+
 GOOD = {"shapes": {"w": [10, 2]}, "kept": {"w": {"0": "0902"}}, "sizes": [["a", "width", 3]]}
 
 

@@ -40,8 +40,10 @@ def page() -> str:
         + "".join(f"{title} | " for title in peers),
     ]
     lines.append("|" + " --- |" * (7 + len(peers)))
-    for family in dict.fromkeys(family for family, _ in own):
-        lines.append(summary(family, [row for key, row in own.items() if key[0] == family], peers))
+    lines.extend(
+        summary(family, [row for key, row in own.items() if key[0] == family], peers)
+        for family in dict.fromkeys(family for family, _ in own)
+    )
     lines.append(summary("all", list(own.values()), peers))
     lines += [
         "",

@@ -2,6 +2,7 @@
 
 from secateur import errors, export, methods
 from secateur.coupling import couple
+from secateur.distilling import distillation
 from secateur.facts import LayerFacts
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
@@ -42,6 +43,7 @@ __all__ = [
     "Task",
     "compare",
     "couple",
+    "distillation",
     "errors",
     "export",
     "hold",

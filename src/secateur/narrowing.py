@@ -52,7 +52,7 @@ def narrow(
     Returns:
         The narrowed model, of the same class, or a graph module if ``coupling`` fell back to a graph (with ``inplace`` it then holds
         the model's own parameters, and the model itself is no longer of use). It remembers its `Structure`, which
-        `secateur.save` writes.
+        `secateur.save` writes; one that was narrowed before remembers how it differs from its original class.
 
     Raises:
         NothingToPrune: no channel is masked entirely.
@@ -60,6 +60,7 @@ def narrow(
     """
     masks.check(model)
     inplace |= optimizer is not None
+    earlier = structure_of(model)
     coupling = coupling or couple(model, example_inputs)
     structure = coupling.structure_for(masks)
     if not structure.kept:
@@ -90,7 +91,7 @@ def narrow(
             for name, value in kept.items():
                 thin.get_parameter(name).copy_(value)
         raise
-    remember_structure_(thin, structure)
+    remember_structure_(thin, structure if earlier is None or structure.graph else earlier.then(structure))
     return thin
 
 

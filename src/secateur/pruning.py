@@ -1,16 +1,17 @@
 """`prune`: the one call. Strings become objects here, and only here."""
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from secateur.errors import BadSparsity, UnknownName
+from secateur.limits import limit_of
 from secateur.meeting import Limit
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
-from secateur.names import allocation_of, budget_of, build, find, granularity_of, names_in
+from secateur.names import allocation_of, build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
@@ -19,6 +20,8 @@ from secateur.targets import Ignore
 from secateur.task import Task
 
 __all__ = ["prune"]
+
+_OF_CHANNELS = ("round_to", "heads", "norms", "repair", "fallback", "cost_weight")
 
 
 def prune(
@@ -60,8 +63,8 @@ def prune(
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
             (widths in multiples of 8; the default for a latency), ``heads="inside"`` (channels leave inside heads instead of whole heads),
             ``norms="shrink"`` (the width that a layer norm runs over may leave too), ``repair=True`` (layers that read what left are
-            refitted on the task's batches) and ``fallback="graph"`` (a graph module
-            comes back where the class itself has sizes written into its code).
+            refitted on the task's batches), ``cost_weight=1e-3`` (what a million multiply-accumulates take off a unit's score) and
+            ``fallback="graph"`` (a graph module comes back where the class itself has sizes written into its code).
 
     Returns:
         ``Pruned(model, masks, report)``; ``print(pruned.report)`` is the receipt.
@@ -82,9 +85,7 @@ def prune(
             f"granularity={granularity!r} takes sparsity="
         )
     if granularity == "channel":
-        shape = {
-            key: options.pop(key) for key in ("round_to", "heads", "norms", "repair", "fallback") if key in options
-        }
+        shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
         allocation: Allocation | Limit
         if budget is not None:
             _check_alone(sparsity, overrides)
@@ -159,24 +160,15 @@ def _allocation(
 
 
 def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) -> Limit:
-    wanted, cost = budget_of(budget)
-    family: Any = None
-    harms: Any = ()
     if isinstance(scope, Sensitivity):
         harms = tuple((name, scope.harm(name)) for name in scope.curves)
-    elif not isinstance(scope, str):
+        return replace(limit_of(budget, min_kept=min_kept), harms=harms)
+    if not isinstance(scope, str):
         raise BadSparsity(
             f"scope={describe(scope)} says how much stays by itself, and so does budget=; give a name such as 'layer', or curves of "
             "sc.sensitivity, which are followed as far as the budget asks for"
         )
-    elif scope != "global":
-        allocation_of(scope, 0.5)  # an unknown name is refused here
-        family = partial(_family, scope, min_kept)
-    return Limit(budget=wanted, cost=cost, family=family, harms=harms, min_kept=min_kept)
-
-
-def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
-    return allocation_of(scope, min(sparsity, 1 - 1e-9), None, min_kept)
+    return limit_of(budget, scope, min_kept=min_kept)
 
 
 def _check_quota(one_shot: OneShot, quota: int, sparsity: float | None) -> None:

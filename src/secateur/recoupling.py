@@ -5,8 +5,8 @@ The comparison with the masked model finds that out, but for the network as a wh
 `settle_by_trial` tries those that do not run.
 """
 
-import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,43 +18,60 @@ from secateur.coupling.settling import settle, settle_by_trial
 from secateur.coupling.suspects import culprits
 from secateur.coupling.trial import Failure
 from secateur.errors import NarrowingFailed
+from secateur.graphs import copied
 from secateur.masks import Masks
 from secateur.narrowing import narrow
 
-__all__ = ["CHANGES", "narrow_what_agrees"]
+__all__ = ["CHANGES", "Narrowed", "narrow_what_agrees"]
 
 CHANGES = "changes the result when it leaves"
 _ROUNDS = 8
 
 
-def narrow_what_agrees(
-    model: nn.Module, coupling: Coupling, example_inputs: Any, plan: Callable[[Coupling], Masks]
-) -> tuple[nn.Module, Masks, Coupling]:
-    """A narrowed copy, the masks it equals, and the coupling without what had to stay.
+@dataclass(frozen=True)
+class Narrowed:
+    """A smaller network and what it was made from.
 
     Args:
-        model: what is narrowed.
+        model: the narrowed copy; an unchanged one where the masks remove nothing.
+        source: what was narrowed; it keeps its shape.
+        masks: what left, on the names of ``source``.
+        coupling: what left together.
+    """
+
+    model: nn.Module
+    source: nn.Module
+    masks: Masks
+    coupling: Coupling
+
+
+def narrow_what_agrees(
+    coupling: Coupling, example_inputs: Any, choose: Callable[[Coupling], tuple[nn.Module, Masks]]
+) -> Narrowed:
+    """Narrow; where the result is not the masked model's, the groups to blame stay, and ``choose`` is asked again.
+
+    Args:
         coupling: what `couple` found.
         example_inputs: to compare on.
-        plan: the masks for a coupling.
+        choose: the model to narrow and its masks, for a coupling.
 
     Raises:
         NarrowingFailed: whatever stays, the result is not that of the masked model.
     """
     for turn in range(_ROUNDS):
-        masks = plan(coupling)
+        source, masks = choose(coupling)
         if masks.kept == masks.total:
             break
         try:
-            return narrow(model, masks, example_inputs, coupling=coupling), masks, coupling
+            return Narrowed(narrow(source, masks, example_inputs, coupling=coupling), source, masks, coupling)
         except NarrowingFailed as error:
             if coupling.graph is not None or turn == _ROUNDS - 1:
                 raise
-            less = _without_culprits(model, coupling, example_inputs, masks, error)
+            less = _without_culprits(source, coupling, example_inputs, masks, error)
             if not less.groups():
                 raise
             coupling = less
-    return copy.deepcopy(model), masks, coupling
+    return Narrowed(copied(source), source, masks, coupling)
 
 
 def _without_culprits(

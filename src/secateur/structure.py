@@ -59,6 +59,25 @@ class Structure:
             mask.index_fill_(dim, out.nonzero().squeeze(1), False)
         return mask
 
+    def then(self, other: "Structure") -> "Structure":
+        """What comes of narrowing once more: ``other`` was made for the network that this structure gives.
+
+        >>> first = Structure(shapes={"w": (6,)}, kept={"w": {0: (0, 2, 3, 5)}})
+        >>> first.then(Structure(shapes={"w": (4,)}, kept={"w": {0: (1, 3)}})).kept
+        {'w': {0: (2, 5)}}
+        """
+        kept = {name: dict(dims) for name, dims in self.kept.items()}
+        for name, dims in other.kept.items():
+            own = kept.setdefault(name, {})
+            for dim, indices in dims.items():
+                own[dim] = tuple(own[dim][index] for index in indices) if dim in own else indices
+        return Structure(
+            shapes={**other.shapes, **self.shapes},
+            kept=kept,
+            sizes={**self.sizes, **other.sizes},
+            graph=self.graph,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: indices as one hexadecimal bit string per dimension."""
         kept = {

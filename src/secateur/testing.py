@@ -13,6 +13,7 @@ import importlib
 import itertools
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,24 +180,26 @@ def check_schedule(schedule: Schedule, final: float = 0.8) -> None:
 
 
 def check_training_method(
-    method: TrainingMethod, make: Callable[[], nn.Module], loss: _Loss, *, steps: int, seed: int = 0
+    method: TrainingMethod, make: Callable[[], nn.Module], loss: _Loss, *, steps: int, seed: int = 0, **inputs: Any
 ) -> Masks:
     """Ends with exact zeros where it says so, keeps the keys of ``state_dict``, and resumes from its state bit for bit.
 
     Args:
-        method: ends within ``steps``.
+        method: ends within ``steps``; another run is interrupted half way.
         make: gives a fresh model.
         loss: of a model, without randomness.
-        steps: how long to train; another run is interrupted half way.
+        steps: how long to train.
         seed: for the models.
+        **inputs: what else the method's ``start`` needs, such as ``example_inputs=``.
 
     Raises:
         AssertionError: one of these does not hold.
     """
     check_value(method)
-    straight = _train(method, make, loss, steps=steps, seed=seed)
-    halfway = copy.deepcopy([part.state_dict() for part in _train(method, make, loss, steps=steps // 2, seed=seed)])
-    resumed = _train(method, make, loss, steps=steps - steps // 2, seed=seed + 1, state=halfway)
+    start = partial(method.start, **inputs)
+    straight = _train(start, make, loss, steps=steps, seed=seed)
+    halfway = copy.deepcopy([part.state_dict() for part in _train(start, make, loss, steps=steps // 2, seed=seed)])
+    resumed = _train(start, make, loss, steps=steps - steps // 2, seed=seed + 1, state=halfway)
     masks, again = straight[2].finish().masks, resumed[2].finish().masks
     _promise(masks == again, f"{method} ends with other masks when it is resumed")
     _promise(_same(_photograph(straight[0]), _photograph(resumed[0])), f"{method} ends with other weights when resumed")
@@ -207,22 +210,21 @@ def check_training_method(
 
 
 def _train(
-    method: TrainingMethod, make: Callable[[], nn.Module], loss: _Loss, *, steps: int, seed: int, state: Any = ()
+    start: Callable[..., Run], make: Callable[[], nn.Module], loss: _Loss, *, steps: int, seed: int, state: Any = ()
 ) -> tuple[nn.Module, torch.optim.Optimizer, Run]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = make()
     keys, optimizer = list(model.state_dict()), torch.optim.AdamW(model.parameters(), lr=0.01)
-    run = method.start(model, optimizer)
-    parts: tuple[Any, ...] = (model, optimizer, run)
-    for part, saved in zip(parts, state, strict=False):
+    run = start(model, optimizer)
+    for part, saved in zip(list[Any]((model, optimizer, run)), state, strict=False):
         part.load_state_dict(saved)
     for _ in range(steps):
         optimizer.zero_grad()
         torch.autograd.backward(loss(model) + run.penalty())
         optimizer.step()
         run.step()
-    _promise(list(model.state_dict()) == keys, f"{method} changed the keys of state_dict")
+    _promise(list(model.state_dict()) == keys, f"{type(run).__name__} changed the keys of state_dict")
     return model, optimizer, run
 
 
@@ -236,11 +238,9 @@ def _photograph(model: nn.Module) -> dict[str, Any]:
 
 def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     def equal(one: Any, other: Any) -> bool:
-        return (
-            torch.equal(one, other)
-            if isinstance(one, Tensor) and isinstance(other, Tensor)
-            else one is other or one == other
-        )
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            return torch.equal(one, other)
+        return one is other or bool(one == other)
 
     return before.keys() == after.keys() and all(equal(before[key], after[key]) for key in before)
 

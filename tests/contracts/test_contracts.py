@@ -39,6 +39,7 @@ GRANULARITIES = [
 ]
 CRITERIA = [find("criteria", name)() for name in names_in("criteria")]
 STEPS = {"begin_step": 2, "end_step": 11, "frequency": 4}
+TRAINED = {"sparsity": 0.6, "strength": 0.01}  # what methods that train need, by the names of their fields
 
 
 PRICING = (
@@ -132,10 +133,7 @@ def test_allocations(allocation, text):
 
 @pytest.mark.parametrize("name", names_in("schedules"))
 def test_schedules(name):
-    kind = find("schedules", name)
-    testing.check_schedule(
-        kind(**{key: value for key, value in STEPS.items() if key in {f.name for f in fields(kind)}})
-    )
+    testing.check_schedule(schedule_of(name))
 
 
 @pytest.mark.parametrize("name", names_in("methods"))
@@ -146,18 +144,37 @@ def test_methods_are_values(name):
     testing.check_value(kind(**required))
 
 
-@pytest.mark.parametrize("schedule", names_in("schedules"))
-@pytest.mark.parametrize("name", [n for n in names_in("methods") if issubclass(find("methods", n), TrainingMethod)])
-def test_training_methods(name, schedule):
-    method = find("methods", name)
+def training_methods():
+    """Every method that trains, with every schedule where it takes one."""
+    for kind in (find("methods", name) for name in names_in("methods")):
+        if issubclass(kind, TrainingMethod):
+            known = {f.name for f in fields(kind)}
+            options = {key: value for key, value in TRAINED.items() if key in known}
+            for name in names_in("schedules") if "schedule" in known else [""]:
+                more = {"schedule": schedule_of(name)} if name else {}
+                yield pytest.param(kind(**options, **more), id=f"{kind.__name__}-{name}")
+
+
+def schedule_of(name):
+    kind = find("schedules", name)
+    return kind(**{key: value for key, value in STEPS.items() if key in {f.name for f in fields(kind)}})
+
+
+@pytest.mark.parametrize("method", list(training_methods()))
+def test_training_methods(method):
     x = zoo.make("conv2d")[1]
-    kind = find("schedules", schedule)
-    steps = {key: value for key, value in STEPS.items() if key in {f.name for f in fields(kind)}}
-    configured = method(sparsity=0.6, schedule=kind(**steps))
+    of_channels = not hasattr(method, "granularity")
     masks = testing.check_training_method(
-        configured, lambda: zoo.make("conv2d")[0], lambda m: zoo.loss_of(m, x), steps=12
+        method,
+        lambda: zoo.make("conv2d")[0],
+        lambda model: zoo.loss_of(model, x),
+        steps=12,
+        **({"example_inputs": x} if of_channels else {}),
     )
-    assert masks.kept == round(0.4 * masks.total)
+    if of_channels:
+        assert masks["0.weight"].flatten(1).any(1).sum() == masks["3.weight"].flatten(2).any(2).any(0).sum() == 3
+    else:
+        assert masks.kept == round(0.4 * masks.total)
 
 
 # The checks themselves: a broken promise is noticed and named.

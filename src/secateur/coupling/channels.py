@@ -81,6 +81,33 @@ class Channels:
                     mask.index_fill_(dim, index[out.to(index.device)].reshape(-1).to(like.device), False)
         return Masks(masks)
 
+    def scores_of(self, units: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Scores:
+        """Scores of which `pool` makes the given ones again: for what is known per unit, not per weight.
+
+        Args:
+            units: group to a score for each of its units.
+            values: the parameters that the units sit in.
+        """
+        channels: dict[tuple[str, int], Tensor] = {}
+        for group in self.groups:
+            if self.key(group) in units:
+                (name, dim), index = next((p, i) for p, i in group.places.items() if p[0] in values)
+                evidence = channels.setdefault((name, dim), torch.zeros(values[name].shape[dim]))
+                evidence[index] = (units[self.key(group)].float().cpu() / index.shape[1]).unsqueeze(1)
+        return Scores(values, channels=channels, average=False)
+
+    def alive(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which units of every group ``masks`` keep in any place, ``[units]``."""
+        found = {}
+        for group in self.groups:
+            kept = torch.zeros(group.units, dtype=torch.bool)
+            for (name, dim), index in group.places.items():
+                if name in masks:
+                    mask = masks[name].movedim(dim, 0)
+                    kept |= mask.reshape(mask.shape[0], -1).any(1).cpu()[index].any(1)
+            found[self.key(group)] = kept
+        return found
+
     def key(self, group: Group) -> str:
         """The name of a group in `Units`: its maker, made unique where one layer makes several groups."""
         alike = [g for g in self.groups if g.name == group.name]

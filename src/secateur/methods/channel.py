@@ -3,34 +3,39 @@
     couple --> groups --> plan(scores, Channels(groups), allocation) --> masks --> narrow --> a smaller network
 
 Li et al. 2017 (filters by L1 norm) generalised to coupled groups: what must leave together is scored together.
+
+With ``cost_weight`` what a unit costs counts against it (Molchanov et al. 2017, "FLOPs regularized pruning", lambda = 1e-3 there):
+
+    Theta(unit) <- Theta(unit) - lambda * d MACs / d unit / 10^6
+
+The slope is taken at full widths, over all layers that make, carry or read the unit (the paper counts the layer that makes it), on
+the example as it is: so give one image, not a batch. Lambda is in the criterion's own units; 1e-3 is for ``taylor_map``, whose scores
+have norm 1 in every group.
 """
 
-import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from torch import nn
 
-from secateur.agreement import difference, outputs_of
-from secateur.allocations.rounded import Rounded
-from secateur.coupling import Coupling, couple
-from secateur.coupling.census import groups_of, held_of
+from secateur.costs.macs import Macs
+from secateur.coupling import Coupling
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSparsity, NeedsTask, NothingToPrune
-from secateur.facts import LayerFacts
+from secateur.errors import BadScores, BadSparsity, NeedsTask
 from secateur.graphs import copied
 from secateur.masks import Masks
-from secateur.meeting import Limit, meet
-from secateur.narrowing import narrow, structure_of
+from secateur.meeting import Limit, pricing_of
 from secateur.notes import describe
-from secateur.planning import plan
-from secateur.profiling import compare
 from secateur.protocols import Allocation, Criterion
+from secateur.recoupling import narrow_what_agrees
 from secateur.repairing import repair_
 from secateur.report import Pruned
-from secateur.targets import Ignore, refuse_unusable
+from secateur.scores import Scores
+from secateur.targets import Ignore
 from secateur.task import Task
+from secateur.thinning import choose, coupled, members_of, receipt
 
 __all__ = ["Channel"]
 
@@ -49,6 +54,7 @@ class Channel:
         norms: "hold" or "shrink"; see `secateur.couple`.
         repair: refit the layers that read what left, by least squares on the task's batches (no labels); see `secateur.repairing`.
         fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
+        cost_weight: how much of a score a million multiply-accumulates are worth; 0 leaves them out of it.
     """
 
     criterion: Criterion
@@ -59,10 +65,15 @@ class Channel:
     norms: str = "hold"
     repair: bool = False
     fallback: str | None = None
+    cost_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
             raise BadSparsity(f"round_to={self.round_to} must be a positive number of channels, e.g. 8")
+        if not 0 <= self.cost_weight < math.inf:
+            raise BadScores(
+                f"cost_weight={self.cost_weight} must be 0 or more: it is subtracted from the score for every million MACs, e.g. 1e-3"
+            )
 
     def __call__(
         self,
@@ -79,55 +90,35 @@ class Channel:
             NothingToPrune: no channel may leave.
             NarrowingFailed, UnknownOperation, BadScores, BadSparsity: see the parts.
         """
-        if example_inputs is None:
-            raise NeedsTask(
-                "narrowing runs the model once to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)"
-            )
-        refuse_unusable(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
-        coupling = coupling or couple(
-            model, example_inputs, ignore=self.ignore, heads=self.heads, norms=self.norms, fallback=self.fallback
+        coupling = coupled(
+            model,
+            example_inputs,
+            coupling=coupling,
+            ignore=self.ignore,
+            heads=self.heads,
+            norms=self.norms,
+            fallback=self.fallback,
         )
-        if not coupling.groups():
-            raise NothingToPrune(
-                f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
-                f"{_advice(coupling, self.norms)}"
-            )
-        masks, said = self._plan(model, coupling, task, example_inputs)
-        source = self._repaired(model, masks, task) if self.repair else model
-        thin = (
-            narrow(source, masks, example_inputs, coupling=coupling)
-            if masks.kept < masks.total
-            else copy.deepcopy(source)
-        )
-        structure = structure_of(thin)
-        notes = said + _notes(coupling, masks) + _difference(coupling, source, masks, thin, example_inputs)
-        report = compare(model, thin, example_inputs, task=task, method=self._said(), notes=notes)
-        report = replace(report, groups=groups_of(coupling, model, structure), held=held_of(coupling, model))
-        return Pruned(thin, masks, report, structure)
+        said: tuple[str, ...] = ()
 
-    def _plan(
+        def chosen(found: Coupling) -> tuple[nn.Module, Masks]:
+            nonlocal said
+            masks, said = self._choose(model, found, task, example_inputs)
+            return self._repaired(model, masks, task) if self.repair else model, masks
+
+        narrowed = narrow_what_agrees(coupling, example_inputs, chosen)
+        return receipt(
+            narrowed, example_inputs=example_inputs, before=model, task=task, method=self._said(), notes=said
+        )
+
+    def _choose(
         self, model: nn.Module, coupling: Coupling, task: Task | None, example_inputs: Any
     ) -> tuple[Masks, tuple[str, ...]]:
-        """The masks, and what came of a budget."""
-        own = dict(model.named_parameters())
-        targets = {n: LayerFacts() for g in coupling.groups() for n, _ in g.places if n in own}
-        scores = replace(self.criterion(model, targets, task), facts=targets)
-        if isinstance(self.allocation, Limit):
-            met = meet(
-                model,
-                coupling,
-                scores,
-                within=self.allocation,
-                example_inputs=example_inputs,
-                round_to=self.round_to,
-            )
-            return met.masks, (met.says(self.allocation.budget.cost, self.allocation.cost.unit),)
-        granularity = Channels(groups=coupling.groups())
-        entries = tuple((granularity.key(g), g.entries) for g in coupling.groups())
-        allocation = self.allocation
-        if self.round_to > 1:
-            allocation = Rounded(allocation=allocation, multiple=self.round_to, entries=entries)
-        return plan(scores, granularity, allocation), ()
+        members = members_of(coupling, model)
+        scores = replace(self.criterion(model, members, task), facts=members)
+        if self.cost_weight:
+            scores = _charged(scores, self.cost_weight, coupling, coupling.graph or model, example_inputs)
+        return choose(model, coupling, scores, self.allocation, example_inputs=example_inputs, round_to=self.round_to)
 
     def _repaired(self, model: nn.Module, masks: Masks, task: Task | None) -> nn.Module:
         if task is None:
@@ -137,43 +128,16 @@ class Channel:
         return masked
 
     def _said(self) -> str:
+        charge = f" less {self.cost_weight:g} for each million MACs" if self.cost_weight else ""
         rounding = f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""
         repaired = ", readers refitted by least squares" if self.repair else ""
-        return f"channels narrowed, {describe(self.criterion)}, {describe(self.allocation)}{rounding}{repaired}"
+        return f"channels narrowed, {describe(self.criterion)}{charge}, {describe(self.allocation)}{rounding}{repaired}"
 
 
-def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
-    held = [n for n, dims in coupling.dye.owners.items() if n.endswith("weight") and len(dims) > 1 and n not in masks]
-    notes = [
-        f"{len(coupling.groups())} groups of coupled channels; couple(...).explain('layer') says why the rest stays"
-    ]
-    if coupling.said:
-        notes.append(coupling.said)
-    if masks.kept == masks.total:
-        notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
-    if held:
-        notes.append(f"No channel of {len(held)} weight(s) may leave, first {', '.join(held[:4])}")
-    return tuple(notes)
-
-
-def _advice(coupling: Coupling, norms: str) -> str:
-    reasons = {why.reason for _, why in coupling.dye.palette.frozen}
-    if norms == "hold" and reasons & {"is normalised together", "is reduced over all channels"}:
-        return ". Norms over channels hold some of them: norms='shrink' lets those leave, and the outputs then differ from the masked"
-    return ""
-
-
-def _difference(
-    coupling: Coupling, model: nn.Module, masks: Masks, thin: nn.Module, example_inputs: Any
-) -> tuple[str, ...]:
-    """By how much the narrowed model differs from the masked one, where norms shrank."""
-    structure = structure_of(thin)
-    why = coupling.inexact(structure) if structure else None
-    if why is None:
-        return ()
-    masked = outputs_of(masks.apply_(copied(model)), example_inputs)
-    apart = max(difference(a, b) for a, b in zip(masked, outputs_of(thin, example_inputs), strict=True))
-    return (
-        f"Norms run over fewer channels than in the masked model, so the outputs are not the same: they differ by {apart:.1e} of "
-        f"the largest on the example; first where a channel {why}",
-    )
+def _charged(scores: Scores, weight: float, coupling: Coupling, model: nn.Module, example_inputs: Any) -> Scores:
+    """Scores less what one unit of each group costs at full widths."""
+    channels = Channels(groups=coupling.groups())
+    prices = pricing_of(Macs(), coupling, model, example_inputs).savings({})
+    units = channels.pool(scores)
+    charged = {name: units[name].reshape(-1) - weight * prices[name] / 1e6 for name in units}
+    return replace(channels.scores_of(charged, scores.values), facts=scores.facts)

@@ -77,7 +77,7 @@ class TaskSection(_Table):
 class PruneSection(_Table):
     """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
 
-    ``budget``, ``round_to``, ``heads``, ``norms``, ``repair`` and ``fallback`` are for ``granularity = "channel"``.
+    ``round_to``, ``heads``, ``norms``, ``repair``, ``fallback`` and ``cost_weight`` are for ``granularity = "channel"``.
     """
 
     method: str = "magnitude"
@@ -96,6 +96,7 @@ class PruneSection(_Table):
     norms: Literal["hold", "shrink"] = "hold"
     repair: bool = False
     fallback: Literal["graph"] | None = None
+    cost_weight: Annotated[float, Field(ge=0)] = 0.0
     options: Options = {}
 
     @field_validator("method")
@@ -139,9 +140,9 @@ class PruneSection(_Table):
             )
         return sparsity
 
-    @field_validator("round_to", "heads", "norms", "repair", "fallback")
+    @field_validator("round_to", "heads", "norms", "repair", "fallback", "cost_weight")
     @classmethod
-    def _for_channels(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+    def _for_channels(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         if info.data.get("granularity", "channel") != "channel":
             raise ValueError("only granularity = 'channel' narrows the network; leave this out")
         return value

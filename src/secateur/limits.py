@@ -1,0 +1,52 @@
+"""What may stay, in the words of a user: ``sparsity=0.5`` becomes an allocation, ``budget="macs:50%"`` a limit to be met by measuring."""
+
+from functools import partial
+
+from secateur.budgets import Budget
+from secateur.errors import BadSparsity
+from secateur.meeting import Limit
+from secateur.names import allocation_of, find, names_in
+from secateur.protocols import Allocation
+
+__all__ = ["limit_of", "share_of"]
+
+
+def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
+    """Read a budget; with a ``scope`` other than "global" its allocation is followed as far as the budget asks for.
+
+    Raises:
+        UnknownName: the budget is not understood, or there is no such cost or scope.
+
+    >>> limit_of("macs:50%").budget
+    Budget(cost='macs', amount=0.5, relative=True)
+    """
+    costs = {name: find("costs", name)() for name in names_in("costs")}
+    wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
+    cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
+    if scope == "global":
+        return Limit(budget=wanted, cost=cost, min_kept=min_kept)
+    allocation_of(scope, 0.5)  # an unknown name is refused here
+    return Limit(budget=wanted, cost=cost, family=partial(_family, scope, min_kept), min_kept=min_kept)
+
+
+def share_of(sparsity: float | None, budget: str | None, scope: str, min_kept: int) -> Allocation | Limit:
+    """What the one of ``sparsity`` and ``budget`` that is given asks for.
+
+    Raises:
+        BadSparsity: both are given, or none, or the sparsity is no fraction.
+        UnknownName: see `limit_of`.
+    """
+    if (sparsity is None) == (budget is None):
+        given = "both were given" if budget else "none was given"
+        raise BadSparsity(
+            f"how much should leave? pass one of sparsity= (the fraction of the units removed, e.g. 0.5) and budget= (what the result "
+            f"may cost, e.g. 'macs:50%'); {given}"
+        )
+    if budget is not None:
+        return limit_of(budget, scope, min_kept=min_kept)
+    assert sparsity is not None
+    return allocation_of(scope, sparsity, min_kept=min_kept)
+
+
+def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
+    return allocation_of(scope, min(sparsity, 1 - 1e-9), None, min_kept)
