@@ -29,17 +29,17 @@ class Redundancy:
     Args:
         wire: its layers.
         merges: the order in which all units but one leave.
-        modes: for each of `HISTOGRAMS`, the saliency that is most frequent.
+        mode: the saliency that is most frequent, of all removals or of all pairs; 0 for a group of too few units for a histogram.
     """
 
     wire: Wire
     merges: Merges
-    modes: tuple[float, ...]
+    mode: float
 
-    def predicted(self, histogram: str) -> tuple[int, float]:
-        """How many units leave while that costs less than the mode, and the mode; 0 where there are too few values for one."""
-        limit = self.modes[HISTOGRAMS.index(histogram)] if self.wire.group.units >= LEAST else 0.0
-        return cut_off(self.merges, limit), limit
+    @property
+    def predicted(self) -> int:
+        """How many units leave while that costs less than the mode."""
+        return cut_off(self.merges, self.mode)
 
     def scores(self) -> Tensor:
         """What each unit costs when its turn comes, relative to all that the group sends on, ``[units]``; the last is as dear as the one before."""
@@ -55,18 +55,24 @@ class Redundancy:
         return kept
 
 
-def redundancy_of(model: nn.Module, wire: Wire, *, distance: str = "relative") -> Redundancy:
+def redundancy_of(
+    model: nn.Module, wire: Wire, *, distance: str = "relative", histogram: str = "removals"
+) -> Redundancy:
     """Compare all units of a group and merge them in thought.
 
     Args:
         model: nothing in it changes.
         wire: see `secateur.passage.wires_of`.
         distance: "relative", as in the paper, or "expected"; see `secateur.solvers.likeness`.
+        histogram: "removals" or "pairs": what the mode is taken of.
     """
     likeness, outgoing = _likeness(filters_of(model, wire), wire, distance), outgoing_of(model, wire)
     merges = merge_order(outgoing, *likeness)
-    modes = mode_of(merges.saliencies), mode_of(saliencies(outgoing, likeness.sizes, likeness.apart))
-    return Redundancy(wire=wire, merges=merges, modes=modes)
+    mode = 0.0
+    if wire.group.units >= LEAST:
+        every = histogram == "pairs"
+        mode = mode_of(saliencies(outgoing, likeness.sizes, likeness.apart) if every else merges.saliencies)
+    return Redundancy(wire=wire, merges=merges, mode=mode)
 
 
 def _likeness(filters: Filters, wire: Wire, distance: str) -> Likeness:

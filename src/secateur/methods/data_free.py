@@ -117,7 +117,8 @@ class DataFree:
             raise NothingToPrune(
                 f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no channel may leave'}"
             )
-        found = [redundancy_of(model, wire, distance=self.distance) for wire in wires]
+        how = {"distance": self.distance, "histogram": self.histogram}
+        found = [redundancy_of(model, wire, **how) for wire in wires]
         counts, said = self._counts(model, coupling, found, example_inputs)
         masks = _masks(model, coupling, found, counts)
         source = masks.apply_(self._merged(model, found, counts))
@@ -145,9 +146,7 @@ class DataFree:
             )
             return [_left(one, met.masks) for one in found], (met.says(allocation.budget.cost, allocation.cost.unit),)
         if allocation is None:
-            gone = {
-                channels.key(one.wire.group): round(self.fraction * one.predicted(self.histogram)[0]) for one in found
-            }
+            gone = {channels.key(one.wire.group): round(self.fraction * one.predicted) for one in found}
             allocation = _Without(gone=gone)
         if self.round_to > 1:
             entries = tuple((channels.key(group), group.entries) for group in coupling.groups())
@@ -186,13 +185,13 @@ class DataFree:
         return notes + ([f"Not merged, so left whole: {_listed(why)}"] if why else [])
 
     def _row(self, one: Redundancy, count: int) -> dict[str, Any]:
-        gone, (predicted, limit) = one.wire.group.units - count, one.predicted(self.histogram)
+        gone = one.wire.group.units - count
         return {
             "name": one.wire.maker[0],
             "units": one.wire.group.units,
             "removed": gone,
-            "cut_off": limit,
-            "predicted": predicted,
+            "cut_off": one.mode,
+            "predicted": one.predicted,
             "last_saliency": float(one.merges.saliencies[gone - 1]) if gone else 0.0,
             "homogeneous": one.wire.homogeneous,
         }
