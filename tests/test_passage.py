@@ -182,6 +182,12 @@ class TestReasons:
 
         assert reason(Energy(), torch.randn(2, 4)) == "something besides its readers looks at them"
 
+        zeros = torch.zeros(2, 4)  # nothing to be seen on the example, but on noise
+        net = Energy()
+        for layer in (net.first, net.last):
+            nn.init.zeros_(layer.bias)
+        assert reason(net, zeros) == "something besides its readers looks at them"
+
     def test_channels_that_know_of_each_other(self):
         class Competing(nn.Module):
             def forward(self, z):

@@ -9,30 +9,26 @@ arrives at the readers is compared: channels permuted, some of them changed, all
 merged, and the outputs must stay: that also finds what looks at the channels without any weight.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
 from secateur.agreement import difference, outputs_of
 from secateur.coupling.groups import Group
 from secateur.coupling.running import run
 from secateur.examples import leaving_no_trace
-from secateur.gates import Place, by_channel, reader_inputs
+from secateur.gates import Place, reader_inputs
 from secateur.graphs import copied
+from secateur.noise import Change, noise_from, noise_like, units_of
 from secateur.wiring import Wire, copy_units_, may_scale, outgoing_of, set_outgoing_, silence_units_, wire_of
 
 __all__ = ["wires_of"]
 
 _FACTORS = (8.0, 0.125)
-_SPREAD = 3.0  # noise has sizes from exp(-3) to exp(3)
-
-Change = Callable[[Tensor], Tensor]  # of a map that has its channels first
 
 
 def wires_of(model: nn.Module, groups: Sequence[Group], example_inputs: Any) -> tuple[list[Wire], dict[str, list[str]]]:
@@ -59,22 +55,23 @@ def wires_of(model: nn.Module, groups: Sequence[Group], example_inputs: Any) -> 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Trial:
-    """A copy of the model, and what it is run on."""
+    """A copy of the model, and what it is run on: the example, and noise in place of its numbers if that runs."""
 
     model: nn.Module
     example: Any
+    noise: Any
     tolerance: float
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any) -> "_Trial":
         """In float64 where the model runs in it."""
+        generator = torch.Generator().manual_seed(3)
         inputs = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, example_inputs)
+        noise = tree_map_only(Tensor, lambda t: noise_like(t, generator) if t.is_floating_point() else t, inputs)
         wide = copied(model).double()
-        try:
-            outputs_of(wide, inputs)
-        except Exception:  # noqa: BLE001 - code with a type of numbers written into it
-            return cls(model=copied(model), example=example_inputs, tolerance=1e-4)
-        return cls(model=wide, example=inputs, tolerance=1e-8)
+        if not _runs(wide, inputs):  # code with a type of numbers written into it
+            return cls(model=copied(model), example=example_inputs, noise=None, tolerance=1e-4)
+        return cls(model=wide, example=inputs, noise=noise if _runs(wide, noise) else None, tolerance=1e-8)
 
     def passes(self, wire: Wire) -> Wire | str:
         """The wire with what was found out about it, or why its units cannot be merged."""
@@ -125,12 +122,12 @@ class _Trial:
         place = f"{wire.norm}.running_var", 0
         with (
             leaving_no_trace(self.model),
-            _noise_from(layer, Tensor.clone) as made,
+            noise_from(layer, Tensor.clone) as made,
             reader_inputs({norm: place}) as seen,
         ):
             run(self.model, self.example)
-        here = _units(made, wire.group.places[wire.maker])
-        there = _units(seen, wire.group.places[place])
+        here = units_of(made, wire.group.places[wire.maker])
+        there = units_of(seen, wire.group.places[place])
         return here.shape == there.shape and torch.equal(here, there)
 
     def _arrivals(self, wire: Wire, change: Change = Tensor.clone) -> Tensor:
@@ -138,14 +135,14 @@ class _Trial:
         readers = {self.model.get_submodule(name.rpartition(".")[0]): (name, dim) for name, dim in wire.readers}
         with (
             leaving_no_trace(self.model),
-            _noise_from(self.model.get_submodule(wire.last), change),
+            noise_from(self.model.get_submodule(wire.last), change),
             reader_inputs(readers) as seen,
         ):
             torch.manual_seed(0)
             run(self.model, self.example)
         if {module for module, _ in seen} != set(readers):
             return torch.zeros(wire.group.units, 0)
-        return torch.cat([_units([(m, x)], wire.group.places[readers[m]]) for m, x in seen], 1)
+        return torch.cat([units_of([(m, x)], wire.group.places[readers[m]]) for m, x in seen], 1)
 
     def _alike(self, a: Tensor, b: Tensor) -> Tensor:
         """Which units are the same but for rounding."""
@@ -165,50 +162,23 @@ class _Trial:
             outgoing[source] += factor * outgoing[target]
             outgoing[target] = 0
             merged.append((outgoing, target))
-        before = outputs_of(model, self.example)
+        before = self._outputs(model)
         for wire, (outgoing, target) in zip(wires, merged, strict=True):
             set_outgoing_(model, wire, outgoing)
             silence_units_(model, wire, target)
-        after = outputs_of(model, self.example)
+        after = self._outputs(model)
         return all(difference(a, b) <= 100 * self.tolerance for a, b in zip(before, after, strict=True))
 
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        return [t for x in (self.example, self.noise) if x is not None for t in outputs_of(model, x)]
 
-@contextmanager
-def _noise_from(module: nn.Module, change: Change) -> Iterator[list[tuple[nn.Module, Tensor]]]:
-    """Let ``module`` give noise, the same every time but changed; what it gave is gathered."""
-    generator, given = torch.Generator().manual_seed(0), []
 
-    def replaced(_: nn.Module, __: Any, out: Tensor) -> Tensor:
-        sizes = torch.rand(out.shape, generator=generator, dtype=torch.float64).mul_(2 * _SPREAD).sub_(_SPREAD).exp_()
-        noise = torch.randn(out.shape, generator=generator, dtype=torch.float64).mul_(sizes).to(out)
-        axis = _axis(module, out)
-        found = change(noise.movedim(axis, 0)).movedim(0, axis).contiguous()
-        given.append((module, found.clone()))
-        return found
-
-    handle = module.register_forward_hook(replaced)
+def _runs(model: nn.Module, example: Any) -> bool:
     try:
-        yield given
-    finally:
-        handle.remove()
-
-
-def _axis(module: nn.Module, flow: Tensor) -> int:
-    """Where a layer's input and output have their channels."""
-    if isinstance(module, _BatchNorm):
-        return 1
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return 1 if flow.dim() == module.weight.dim() else 0
-    return -1
-
-
-def _units(seen: Sequence[tuple[nn.Module, Tensor]], index: Tensor) -> Tensor:
-    """Maps as ``[units, elements]``."""
-    flat = [
-        (x.transpose(0, 1) if isinstance(module, _BatchNorm) else by_channel(module, x)).flatten(1)
-        for module, x in seen
-    ]
-    return torch.cat([channels[index].flatten(1) for channels in flat], 1).cpu()
+        outputs_of(model, example)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return False
+    return True
 
 
 def _some(wire: Wire, units: Tensor | None, change: Change) -> Change:
