@@ -133,4 +133,37 @@ def schedule_by_hand(step: int, *, initial: float, final: float, begin: int, end
     return (initial - final) * (1 - progress) ** power + final
 
 
+def relative_distance(one: tuple[list[float], list[float]], other: tuple[list[float], list[float]]) -> float:
+    """Srinivas & Babu 2015, section 3.4: of (weights, biases), with 0 / 0 taken as 0."""
+
+    def ratio(a: list[float], b: list[float]) -> float:
+        apart = sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
+        both = sum((x + y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
+        return 0.0 if apart == 0 else apart / both
+
+    return ratio(one[0], other[0]) + ratio(one[1], other[1])
+
+
+def merges(filters: Tensor, biases: Tensor, outgoing: Tensor, *, homogeneous: bool) -> list[tuple[int, int, float]]:
+    """Every pair weighed anew after every merger: (who leaves, who takes over, what it cost), in order; ties to the earlier pair."""
+    units, sent = {}, {}
+    for k, (w, b, a) in enumerate(zip(filters.tolist(), biases.tolist(), outgoing.tolist(), strict=True)):
+        alpha = sum(x * x for x in w) ** 0.5 if homogeneous else 1.0
+        units[k] = [x / alpha for x in w], [x / alpha for x in b]
+        sent[k] = [alpha * x for x in a]
+    found = []
+    while len(units) > 1:
+        costs = {
+            (j, i): sum(x * x for x in sent[j]) / len(sent[j]) * relative_distance(units[j], units[i]) ** 2
+            for j in units
+            for i in units
+            if i != j
+        }
+        j, i = min(costs, key=lambda pair: (costs[pair], pair))
+        found.append((j, i, costs[j, i]))
+        sent[i] = [x + y for x, y in zip(sent[i], sent[j], strict=True)]
+        del units[j], sent[j]
+    return found
+
+
 Oracle = Callable[..., Any]

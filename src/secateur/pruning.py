@@ -45,8 +45,9 @@ def prune(
 
     Args:
         model: any module.
-        method: "magnitude", "random", "taylor", "snip", or your own criterion (an object, or ``"package.module:Thing"``).
-        sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves.
+        method: "magnitude", "random", "taylor", "snip", or your own criterion (an object, or ``"package.module:Thing"``); or
+            "data_free", which merges similar channels, with granularity "channel".
+        sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves; "data_free" finds it out, if it is left out.
         budget: what the result may cost: ``"macs:50%"``, ``"params:1M"``, ``"bytes:2MB"``, ``"latency:50%"``, ``"latency:8ms"`` or
             ``"peak_memory:64MB"``; met from below, with granularity "channel". The widths follow from it.
         granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row": masks.
@@ -84,16 +85,17 @@ def prune(
             f"budget={budget!r} needs granularity='channel', which takes channels out for real; "
             f"granularity={granularity!r} takes sparsity="
         )
+    if budget is not None and budget.strip().startswith("latency"):
+        options.setdefault("round_to", 8)  # odd widths cost more than they save
+    own = _own(method, granularity)
+    if own is not None:
+        asked = sparsity is not None or budget is not None or scope != "global" or overrides or min_kept
+        amount = _amount(sparsity, budget, scope, overrides, min_kept) if asked else None
+        built = build(own, {"allocation": amount, "ignore": ignore} | options, f"method {method!r}")
+        return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
     if granularity == "channel":
         shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
-        allocation: Allocation | Limit
-        if budget is not None:
-            _check_alone(sparsity, overrides)
-            if budget.strip().startswith("latency"):
-                shape.setdefault("round_to", 8)  # odd widths cost more than they save
-            allocation = _limit(budget, scope, max(1, min_kept))
-        else:
-            allocation = _allocation(sparsity, scope, overrides, max(1, min_kept))
+        allocation = _amount(sparsity, budget, scope, overrides, min_kept)
         narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
         return narrowing(model, task=task, example_inputs=example_inputs)
     pattern = granularity_of(granularity)
@@ -113,6 +115,35 @@ def prune(
                 "leave single layers dense with ignore="
             )
     return one_shot(model, task=task, example_inputs=example_inputs)
+
+
+def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
+    """A method of its own that is called by its name, if ``method`` is one.
+
+    Raises:
+        UnknownName: it works at another granularity.
+    """
+    if not isinstance(method, str) or method not in names_in("methods"):
+        return None
+    found = find("methods", method)
+    own = getattr(found, "by_name", None)
+    if own is not None and granularity != own:
+        raise UnknownName(f"the method {method!r} takes whole units out: pass granularity={own!r} and example_inputs=")
+    return None if own is None else found
+
+
+def _amount(
+    sparsity: float | None,
+    budget: str | None,
+    scope: str | Allocation | Sensitivity,
+    overrides: Mapping[str, float] | None,
+    min_kept: int,
+) -> Allocation | Limit:
+    """How much of coupled groups stays."""
+    if budget is None:
+        return _allocation(sparsity, scope, overrides, max(1, min_kept))
+    _check_alone(sparsity, overrides)
+    return _limit(budget, scope, max(1, min_kept))
 
 
 def _check_alone(sparsity: float | None, overrides: Mapping[str, float] | None) -> None:

@@ -1,0 +1,128 @@
+"""How alike units are: how much of what one gives another could give in its place, known from weights alone.
+
+As in the paper (Srinivas & Babu 2015, sections 3.3 and 3.4), with alpha = ||w||, u = w / alpha, c = b / alpha:
+
+    ||eps_ij|| = ||u_i - u_j|| / ||u_i + u_j|| + |c_i - c_j| / |c_i + c_j|
+
+Or as the expected difference of what they give, with f(z) = z above 0 and s z below, for inputs x ~ N(0, S):
+
+    S = 1/2 I + 1/2 W^T W (inputs / ||W||^2),    p_ij = w_i S w_j + b_i b_j,    t = angle:  cos t = p_ij / sqrt(p_ii p_jj)
+    k_ij = E f_i f_j = (1 - s)^2 sqrt(p_ii p_jj) (sin t + (pi - t) cos t) / (2 pi) + s p_ij
+    min over r  E (f_j - r f_i)^2 = k_jj (1 - rho^2),    rho = max(0, k_ij) / sqrt(k_ii k_jj)
+
+(the arc-cosine kernel of Cho & Saul 2009, eq. 6, for s = 0). W^T W stands for the covariance of the inputs, since gradient descent adds
+multiples of inputs to weights: what weights agree on is what inputs have in common. The other half stands for all that was not seen.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Likeness", "expected_likeness", "expected_products", "relative_likeness"]
+
+_SAME = 1e-13  # squared relative distances below this are what float32 cannot tell from nothing
+_FAR = 1e30  # in place of infinity: times an energy of zero it gives zero
+
+
+class Likeness(NamedTuple):
+    """Units against units; ``[j, i]`` is about i in place of j.
+
+    Args:
+        sizes: alpha, ``[units]``: what a unit gives is alpha times what a unit of size 1 gives.
+        apart: how wrong i is in place of j, squared, both at size 1.
+        shares: how much of j, at size 1, i is best taken for; None for all of it.
+    """
+
+    sizes: Tensor
+    apart: Tensor
+    shares: Tensor | None = None
+
+
+def relative_likeness(filters: Tensor, biases: Tensor | None = None, *, homogeneous: bool = True) -> Likeness:
+    """As in the paper.
+
+    Args:
+        filters: ``[units, ...]``: what each unit does to its input.
+        biases: ``[units, ...]``; None for none.
+        homogeneous: f(c z) = c f(z) for c > 0, so that units may differ by a factor; otherwise all have size 1.
+
+    >>> relative_likeness(torch.tensor([[3.0, 4.0], [8.0, 6.0]])).apart[0, 1]  # cos t = 0.96, so tan(t / 2)^2 = 0.04 / 1.96
+    tensor(0.0204, dtype=torch.float64)
+    """
+    w, b = _rows(filters, biases)
+    sizes = torch.ones(len(w), dtype=w.dtype)
+    if homogeneous:
+        sizes = w.norm(dim=1)
+        sizes = torch.where(sizes > 0, sizes, b.norm(dim=1))  # a unit without weights is a constant
+        unit = torch.where(sizes > 0, sizes, 1.0).unsqueeze(1)
+        w, b = w / unit, b / unit
+    apart = (_relative(w) + _relative(b)).square_().clamp_(max=_FAR)
+    apart[(sizes > 0).unsqueeze(1) & (sizes == 0).unsqueeze(0)] = _FAR  # what gives nothing cannot take over
+    return Likeness(sizes, apart)
+
+
+def expected_likeness(
+    filters: Tensor, biases: Tensor | None = None, *, homogeneous: bool = True, slope: float = 0.0
+) -> Likeness:
+    """By expected differences.
+
+    Args:
+        filters: ``[units, ...]``: what each unit does to its input.
+        biases: ``[units, ...]``; None for none. A bias counts as the weight of one more input.
+        homogeneous: as for `relative_likeness`; where f is not, what units take in is compared.
+        slope: s, what f makes of -1, with the other sign: 0 for ReLU, 1 where there is no activation.
+    """
+    if not homogeneous:
+        taken = _products_in(filters, biases)
+        squares = taken.diagonal()
+        both = squares.unsqueeze(1) + squares.unsqueeze(0)
+        apart = (both - 2 * taken).clamp_(min=0)
+        return Likeness(torch.ones(len(taken), dtype=taken.dtype), apart.where(apart > _SAME * both, 0.0))
+    products = expected_products(filters, biases, slope=slope)
+    sizes = products.diagonal().clamp(min=0).sqrt()
+    unit = torch.where(sizes > 0, sizes, 1.0)
+    shares = (products / unit.unsqueeze(1) / unit.unsqueeze(0)).clamp_(0, 1)
+    apart = 1 - shares.square()
+    return Likeness(sizes, apart.where(apart > _SAME, 0.0), shares)
+
+
+def expected_products(filters: Tensor, biases: Tensor | None = None, *, slope: float = 0.0) -> Tensor:
+    """k_ij for all pairs.
+
+    >>> expected_products(torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0]])).diagonal(1)
+    tensor([0.6277, 0.6277], dtype=torch.float64)
+    """
+    taken = _products_in(filters, biases)
+    sizes = taken.diagonal().clamp(min=0).sqrt()
+    both = sizes.unsqueeze(1) * sizes.unsqueeze(0)
+    cosines = torch.where(both > 0, taken / both, 0.0).clamp_(-1, 1).fill_diagonal_(1.0)
+    sines = (1 - cosines.square()).clamp_(min=0).sqrt()
+    half: Tensor = both * (sines + (math.pi - cosines.acos()) * cosines) / (2 * math.pi)
+    return (1 - slope) ** 2 * half + slope * taken
+
+
+def _products_in(filters: Tensor, biases: Tensor | None) -> Tensor:
+    """p_ij: what units take in, on average over pairs of inputs."""
+    w, b = _rows(filters, biases)
+    plain = w @ w.t()
+    size = plain.trace()
+    if size > 0:
+        plain = (plain + (w.shape[1] / size) * (plain @ plain)) / 2
+    return plain + b @ b.t()
+
+
+def _rows(filters: Tensor, biases: Tensor | None) -> tuple[Tensor, Tensor]:
+    w = filters.detach().double().cpu().flatten(1)
+    return w, w.new_zeros(len(w), 1) if biases is None else biases.detach().double().cpu().reshape(len(w), -1)
+
+
+def _relative(rows: Tensor) -> Tensor:
+    """||r_i - r_j|| / ||r_i + r_j||; 0 where both are 0, and very far where only the sum is."""
+    products = rows @ rows.t()
+    squares = products.diagonal()
+    total = squares.unsqueeze(1) + squares.unsqueeze(0)
+    apart, both = (total - 2 * products).clamp_(min=0), (total + 2 * products).clamp_(min=0)
+    ratio = torch.where(apart <= 2 * _SAME * total, 0.0, apart / both)
+    return ratio.clamp_(max=_FAR).sqrt_()
