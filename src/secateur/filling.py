@@ -19,9 +19,9 @@ _SWAPS = 8
 _GROUPS = 40  # tried on either side; networks with more groups have cheap units among them
 
 
-def floors_of(units: Units, steps: Mapping[str, int], min_kept: int) -> dict[str, int]:
-    """The smallest widths there can be: ``min_kept``, at least one, rounded up to whole steps."""
-    least = {name: max(1, min_kept) for name in units}
+def floors_of(units: Units, steps: Mapping[str, int], min_kept: float) -> dict[str, int]:
+    """The smallest widths there can be: ``min_kept`` units, below 1 a fraction of them, at least one, rounded up to whole steps."""
+    least = {name: max(1, math.ceil(min_kept * (units.count(name) if min_kept < 1 else 1))) for name in units}
     return {name: min(units.count(name), _up(least[name], steps.get(name, 1))) for name in units}
 
 
@@ -34,14 +34,14 @@ class Room:
         pricing: what given counts cost.
         limit: what they may cost.
         steps: units that come and go together, by name; 1 where a name is missing.
-        min_kept: units that stay in every group at least.
+        min_kept: units that stay in every group at least; below 1 a fraction of them.
     """
 
     units: Units
     pricing: Pricing
     limit: float
     steps: Mapping[str, int]
-    min_kept: int = 1
+    min_kept: float = 1
 
     @cached_property
     def floors(self) -> dict[str, int]:

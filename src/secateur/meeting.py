@@ -7,6 +7,7 @@ the clock. The best result that keeps the budget is taken; a budget is never exc
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, final
@@ -46,14 +47,17 @@ class Limit:
         family: from ``sparsity=`` to an allocation, such as `Uniform`, which is then followed as far as needed; None ranks all units
             together by score per cost.
         harms: curves of a sensitivity analysis, by group; then the widths of least harm are chosen.
-        min_kept: units that stay in every group at least.
+        min_kept: units that stay in every group at least; below 1 a fraction of them.
+        spared: with a budget of half of the dense cost, half of this fraction of every group stays, as long as the budget can be met
+            that way. Scores that are taken before the cut do not see what a layer of very few channels takes away from all others.
     """
 
     budget: Budget
     cost: Cost
     family: Callable[..., Allocation] | None = None
     harms: tuple[tuple[str, tuple[tuple[float, float], ...]], ...] = ()
-    min_kept: int = 1
+    min_kept: float = 1
+    spared: float = 0.5
 
     def allocation(self, pricing: Pricing, limit: float, steps: tuple[tuple[str, int], ...]) -> Allocation:
         """What decides about the widths at these prices."""
@@ -102,6 +106,12 @@ def meet(
     Raises:
         OverBudget: the smallest widths cost more.
     """
+    if within.spared and within.min_kept == 1:
+        (dense,) = within.cost.measure([model], example_inputs)
+        least = within.spared * min(1.0, within.budget.limit(dense) / dense)
+        generous = replace(within, min_kept=least, spared=0.0)
+        with suppress(OverBudget):
+            return meet(model, coupling, scores, within=generous, example_inputs=example_inputs, round_to=round_to)
     channels, cost = Channels(groups=coupling.groups()), within.cost
     pricing = pricing_of(cost, coupling, coupling.graph or model, example_inputs)
     (dense,) = cost.measure([model], example_inputs)

@@ -29,14 +29,14 @@ class Within:
         limit: what they may cost.
         family: from a sparsity to an allocation, such as `Uniform`; called with ``sparsity=``.
         steps: units that come and go together, by name, where widths are rounded; 1 where a name is missing.
-        min_kept: units that stay in every group at least.
+        min_kept: units that stay in every group at least; below 1 a fraction of them.
     """
 
     pricing: Pricing
     limit: float
     family: Callable[..., Allocation]
     steps: tuple[tuple[str, int], ...] = field(default=())
-    min_kept: int = 1
+    min_kept: float = 1
 
     def __call__(self, units: Units) -> Mapping[str, int]:
         """Count what stays per name.
