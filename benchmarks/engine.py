@@ -135,8 +135,12 @@ def built(engine: str, net: str, batch: int, threads: int, folder: Path) -> tupl
         return lambda: model(fed), None
     path = folder / "net.onnx"
     if not path.exists():
-        torch.onnx.export(model, (x,), path, input_names=["x"], output_names=["y"], dynamo=True, external_data=False, verbose=False)
-    return (with_openvino if engine == "openvino" else with_onnxruntime)(path, x.numpy(), threads, int8="int8" in engine), None
+        torch.onnx.export(
+            model, (x,), path, input_names=["x"], output_names=["y"], dynamo=True, external_data=False, verbose=False
+        )
+    return (with_openvino if engine == "openvino" else with_onnxruntime)(
+        path, x.numpy(), threads, int8="int8" in engine
+    ), None
 
 
 def with_onnxruntime(path: Path, x: Any, threads: int, *, int8: bool) -> Any:
@@ -169,7 +173,14 @@ def quantised(path: Path, x: Any) -> Path:
 
     prepared = path.with_name("prepared.onnx")
     q.shape_inference.quant_pre_process(str(path), str(prepared))
-    q.quantize_static(str(prepared), str(made), Once(), quant_format=q.QuantFormat.QDQ, per_channel=True, weight_type=q.QuantType.QInt8)
+    q.quantize_static(
+        str(prepared),
+        str(made),
+        Once(),
+        quant_format=q.QuantFormat.QDQ,
+        per_channel=True,
+        weight_type=q.QuantType.QInt8,
+    )
     return made
 
 
@@ -179,16 +190,27 @@ def with_openvino(path: Path, x: Any, threads: int, *, int8: bool) -> Any:
 
     del int8
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
     return lambda: request.infer({0: x}, share_inputs=True)
 
 
 def said(row: dict[str, Any]) -> str:
     """One line."""
-    columns = [f"{e} {row[e].get('ratio', float('nan')):.2f} ({row[e].get('least', float('nan')):.2f}, cpu {row[e].get('cpu', float('nan')):.2f})" for e in row if e in ENGINES]
+    columns = [
+        f"{e} {row[e].get('ratio', float('nan')):.2f} ({row[e].get('least', float('nan')):.2f}, cpu {row[e].get('cpu', float('nan')):.2f})"
+        for e in row
+        if e in ENGINES
+    ]
     failed = [f"{e}: {row[e]['failed']}" for e in row if e in ENGINES and "failed" in row[e]]
-    return f"{row['net']} batch {row['batch']} threads {row['threads']} err {row['error']}: " + "; ".join([*columns, *failed])
+    return f"{row['net']} batch {row['batch']} threads {row['threads']} err {row['error']}: " + "; ".join(
+        [*columns, *failed]
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What serving a compiled model needs: this package, its compiled module, and numpy. It never imports torch.
 
-    import secateur_engine
-    model = secateur_engine.load("model.sc")
-    scores = model(images)
+import secateur_engine
+model = secateur_engine.load("model.sc")
+scores = model(images)
 """
 
 from secateur_engine.errors import BadFile, BadInput, EngineError

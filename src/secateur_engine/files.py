@@ -30,7 +30,9 @@ _LARGEST_HEADER = 1 << 28
 
 def write(path: str | os.PathLike[str], programs: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
     """Write a file, or leave the old one: it is put in place when it is complete."""
-    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps({"version": VERSION, **programs}, separators=(",", ":"))}}
+    header: dict[str, Any] = {
+        "__metadata__": {KEY: json.dumps({"version": VERSION, **programs}, separators=(",", ":"))}
+    }
     at = 0
     for k, array in enumerate(arrays):
         header[str(k)] = {
@@ -75,7 +77,16 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -
     programs, arrays = read(path)
     try:
         return Model(programs, arrays, threads=threads, kernels=kernels).built()
-    except (KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError, RuntimeError, MemoryError) as error:
+    except (
+        KeyError,
+        TypeError,
+        IndexError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise BadFile(f"{str(path)!r} holds no program that can be run ({type(error).__name__}: {error})") from None
 
 
@@ -97,7 +108,15 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[NDArray[Any
         return programs, _arrays(header, whole[8 + length :])
     except BadFile:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, UnicodeDecodeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        UnicodeDecodeError,
+    ) as error:
         raise BadFile(f"{str(where)!r} is no compiled model ({type(error).__name__}: {str(error)[:200]})") from None
 
 

@@ -47,7 +47,9 @@ class Model:
         outside: Outside | None = None,
     ) -> None:
         if _engine is None:
-            raise EngineError("the compiled engine is missing: install secateur where a C++ compiler is, or a wheel that has it")
+            raise EngineError(
+                "the compiled engine is missing: install secateur where a C++ compiler is, or a wheel that has it"
+            )
         self.document, self.arrays, self.threads, self.kernels = document, list(arrays), threads, kernels
         self.axis = int(document.get("axis", 0))
         self.cache = int(document.get("cache", 0))
@@ -92,13 +94,19 @@ class Model:
         size, start, parts = self._size(arrays), 0, []
         for program in self._programs:
             while size - start >= program.size:
-                pieces = [_piece(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)]
+                pieces = [
+                    _piece(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)
+                ]
                 parts.append(program.run(self.engine(program), pieces, state, position + start))
                 start += program.size
         if start != size or not parts:
             sizes = sorted(p.size for p in self._programs)
             raise BadInput(f"a size of {size} along axis {self.axis} is not made of {sizes}; compile with batch={size}")
-        joined = parts[0] if len(parts) == 1 else [np.concatenate(p, self.axis) if p[0].ndim > self.axis else p[0] for p in zip(*parts, strict=True)]
+        joined = (
+            parts[0]
+            if len(parts) == 1
+            else [np.concatenate(p, self.axis) if p[0].ndim > self.axis else p[0] for p in zip(*parts, strict=True)]
+        )
         results = [turn(x) for x in joined]
         return _nested(self.document.get("result"), iter(results)) if "result" in self.document else results[0]
 
@@ -106,7 +114,9 @@ class Model:
         for array, said in zip(arrays, self._programs[0].inputs, strict=True):
             if said["split"]:
                 if array.ndim <= self.axis:
-                    raise BadInput(f"an input has shape {list(array.shape)} and should have {len(said['shape'])} dimensions")
+                    raise BadInput(
+                        f"an input has shape {list(array.shape)} and should have {len(said['shape'])} dimensions"
+                    )
                 return int(array.shape[self.axis])
         return self._programs[0].size
 
@@ -139,7 +149,9 @@ class Program:
         between = [s for other in self.others for s in (*other["inputs"], *other["outputs"])]
         return [tuple(s["shape"]) for s in (*self.inputs, *self.outputs, *between)]
 
-    def run(self, engine: Any, pieces: Sequence[NDArray[Any]], state: Any, position: int, seconds: list[float] | None = None) -> list[NDArray[Any]]:
+    def run(
+        self, engine: Any, pieces: Sequence[NDArray[Any]], state: Any, position: int, seconds: list[float] | None = None
+    ) -> list[NDArray[Any]]:
         """One run; ``seconds`` is filled with the time of every step."""
         slots = [_checked(piece, said, k) for k, (piece, said) in enumerate(zip(pieces, self.inputs, strict=True))]
         slots += [np.empty(shape, np.float32) for shape in self.slot_shapes()[len(slots) :]]
@@ -147,7 +159,10 @@ class Program:
         if seconds is not None:
             seconds[:] = took
         made = slots[len(self.inputs) : len(self.inputs) + len(self.outputs)]
-        return [a if s["dtype"] == "float32" else a.astype(_TYPES[s["dtype"]]) for a, s in zip(made, self.outputs, strict=True)]
+        return [
+            a if s["dtype"] == "float32" else a.astype(_TYPES[s["dtype"]])
+            for a, s in zip(made, self.outputs, strict=True)
+        ]
 
     def _call(self, slots: list[NDArray[Any]]) -> Callable[[int], None]:
         if self._outside is None:
@@ -161,7 +176,9 @@ class Program:
         def call(which: int) -> None:
             other = self.others[which]
             here, n = starts[which], len(other["inputs"])
-            inputs = [slots[here + k].astype(_TYPES[s["dtype"]], copy=False) for k, s in enumerate(other["inputs"])]
+            inputs: list[NDArray[Any]] = [
+                slots[here + k].astype(_TYPES[s["dtype"]], copy=False) for k, s in enumerate(other["inputs"])
+            ]
             assert self._outside is not None
             for k, made in enumerate(self._outside(other, inputs)):
                 slots[here + n + k][...] = made
@@ -181,7 +198,9 @@ class Session:
         """Run the next tokens; what came before is in the caches."""
         size = self._model._size([np.asarray(x) for x in inputs])
         if self.position + size > self._model.cache:
-            raise BadInput(f"the caches hold {self._model.cache} tokens; {self.position} are there and {size} more do not fit")
+            raise BadInput(
+                f"the caches hold {self._model.cache} tokens; {self.position} are there and {size} more do not fit"
+            )
         result = self._model.run(inputs, self._state, self.position)
         self.position += size
         return result
@@ -200,7 +219,9 @@ def _checked(array: NDArray[Any], said: Mapping[str, Any], place: int) -> NDArra
         raise BadInput(f"input {place} has shape {list(array.shape)}; the model was compiled for {said['shape']}")
     rows = said.get("rows")
     if rows is not None and array.size and not (array.min() >= 0 and array.max() < rows):
-        raise BadInput(f"input {place} has numbers from {array.min()} to {array.max()}; there are {rows} rows to look up")
+        raise BadInput(
+            f"input {place} has numbers from {array.min()} to {array.max()}; there are {rows} rows to look up"
+        )
     return np.ascontiguousarray(array, np.float32)
 
 

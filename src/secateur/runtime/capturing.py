@@ -19,9 +19,46 @@ from secateur.runtime.graph import Graph, Node, Value, values_in
 __all__ = ["captured"]
 
 _SAME = frozenset(
-    "dropout dropout_ feature_dropout alpha_dropout contiguous clone detach alias lift_fresh_copy _assert_tensor_metadata".split()
+    [
+        "dropout",
+        "dropout_",
+        "feature_dropout",
+        "alpha_dropout",
+        "contiguous",
+        "clone",
+        "detach",
+        "alias",
+        "lift_fresh_copy",
+        "_assert_tensor_metadata",
+    ]
 )
-_VIEWS = frozenset("view reshape transpose permute unsqueeze squeeze slice select expand flatten t chunk split".split())
+_VIEWS = frozenset(
+    [
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "slice",
+        "select",
+        "expand",
+        "flatten",
+        "unflatten",
+        "t",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "narrow",
+        "view_as",
+        "alias",
+        "detach",
+    ]
+)
+_FILLED = frozenset(
+    ["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"]
+)  # no matter what the tensor holds
 
 
 def captured(model: nn.Module, example: Example) -> Graph:
@@ -39,13 +76,20 @@ def captured(model: nn.Module, example: Example) -> Graph:
                 f"torch.export cannot capture {type(model).__name__} ({type(error).__name__}: {str(error).strip()[:300]}); "
                 "compile the part of it that can be exported"
             ) from error
-        module = program.module()
-        assert isinstance(module, fx.GraphModule)
-        return _Reader(module, program).read()
+        try:
+            return _Reader(program).read()
+        except _WritesThroughView:  # slower to capture, and batch norms stay operations of their own
+            return _Reader(program.run_decompositions({})).read()
+
+
+class _WritesThroughView(Exception):
+    """An in-place operation changes a tensor that is also seen otherwise."""
 
 
 class _Reader:
-    def __init__(self, module: fx.GraphModule, program: Any) -> None:
+    def __init__(self, program: Any) -> None:
+        module = program.module()
+        assert isinstance(module, fx.GraphModule)
         self.module, self.program = module, program
         self.known: dict[fx.Node, Any] = {}
         self.graph = Graph([], [], [], None)
@@ -92,6 +136,9 @@ class _Reader:
             self.known[node] = args[0][args[1]]
             return
         inputs = list(values_in([args, kwargs]))
+        if name in _FILLED:
+            self.known[node] = _constant(_filled(name, args, node.meta["val"]))
+            return
         if all(v.tensor is not None for v in inputs) and "rand" not in name and "bernoulli" not in name:
             plain = tree_map(lambda v: v.tensor if isinstance(v, Value) else v, (args, kwargs))
             self.known[node] = tree_map(_constant, node.target(*plain[0], **plain[1]))
@@ -109,18 +156,11 @@ class _Reader:
         self.graph.nodes.append(made)
         self.known[node] = outs if isinstance(meta, list | tuple) else outs[0] if outs else None
         if name.endswith("_") and not name.startswith("_"):
-            self._overwrite(node, args[0], outs[0])
+            self._overwrite(args[0], outs[0])
 
-    def _overwrite(self, node: fx.Node, old: Value, new: Value) -> None:
-        before = old.node
-        later = list(self.module.graph.nodes)
-        later = later[later.index(node) + 1 :]
-        if before is not None and before.name in _VIEWS:
-            base = {before.args[0]}
-            if any(self.known.get(u) in base for n in later for u in n.all_input_nodes if isinstance(self.known.get(u), Value)):
-                raise UnknownOperation(
-                    f"{node.target} at {before.path!r} writes through a view of a tensor that is read again; write it out of place"
-                )
+    def _overwrite(self, old: Value, new: Value) -> None:
+        if (old.node is not None and old.node.name in _VIEWS) or old.tensor is not None:
+            raise _WritesThroughView
         for other, value in self.known.items():
             if value is old:
                 self.known[other] = new
@@ -133,6 +173,11 @@ def _constant(leaf: Any) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
     return Value(tuple(leaf.shape), leaf.dtype, tensor=leaf.detach())
+
+
+def _filled(name: str, args: Any, like: torch.Tensor) -> torch.Tensor:
+    number = args[-1] if "full" in name else 1 if "ones" in name else 0
+    return torch.full(tuple(like.shape), number, dtype=like.dtype)
 
 
 def _attribute(module: nn.Module, path: Any) -> Any:

@@ -29,7 +29,9 @@ _VALUES = ("float32", "float16", "int8")
 class Compiled:
     """A compiled model. Call it with what the module takes: torch tensors or numpy arrays; several threads may at once."""
 
-    def __init__(self, engine: secateur_engine.Model | None, module: nn.Module | None, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, engine: secateur_engine.Model | None, module: nn.Module | None, notes: Sequence[str] = ()
+    ) -> None:
         self.engine, self._module, self._notes = engine, module, list(notes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +122,13 @@ def compile_model(
     with leaving_no_trace(module):
         run(module, example)
     if not secateur_engine.available(kernels):
-        return Compiled(None, module, ["the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"])
+        return Compiled(
+            None,
+            module,
+            [
+                "the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"
+            ],
+        )
     axis = 1 if cache else 0
     constants, programs, labels = Constants(), [], []
     result: Any = None
@@ -130,11 +138,20 @@ def compile_model(
         programs.append(document)
         labels.append(said)
         result = graph.result
-    document = {"programs": programs, "labels": labels, "axis": axis, "cache": cache, "names": list(example.kwargs), "values": values}
-    if result is not None and result != [0] and result != 0:
+    document = {
+        "programs": programs,
+        "labels": labels,
+        "axis": axis,
+        "cache": cache,
+        "names": list(example.kwargs),
+        "values": values,
+    }
+    if result not in (None, 0, [0]):
         document["result"] = result
     threads = threads or torch.get_num_threads()
-    engine = secateur_engine.Model(document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)).built()
+    engine = secateur_engine.Model(
+        document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
+    ).built()
     if tune:
         _tune(engine)
     return Compiled(engine, None)

@@ -1,6 +1,7 @@
 """From a graph to a program: what is fused, where everything lies, which steps run, and how long each buffer is needed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +9,19 @@ import torch
 from secateur.runtime.emitting import Constants, Emitter
 from secateur.runtime.fusing import PRODUCTS, fused
 from secateur.runtime.graph import Graph, Node, Value, values_in
-from secateur.runtime.ops import EMIT, Unfit, products
+from secateur.runtime.ops import EMIT, Unfit, convolutions, taps
 from secateur.runtime.planes import Planes
 from secateur.runtime.views import Buffer, View
 
 __all__ = ["program"]
 
-_TYPES = {torch.float32: "float32", torch.int64: "int64", torch.bool: "bool", torch.float64: "float64", torch.int32: "int32"}
+_TYPES = {
+    torch.float32: "float32",
+    torch.int64: "int64",
+    torch.bool: "bool",
+    torch.float64: "float64",
+    torch.int32: "int32",
+}
 
 
 def program(
@@ -29,9 +36,9 @@ def program(
     outputs = [e.slot(value.shape) for value in graph.outputs]
     for node in graph.nodes:
         if node in last and node not in inner:
-            _run(e, node, lambda one=last[node]: products.emit(e, one))
+            _run(e, node, partial(convolutions.emit, e, last[node]))
         elif node not in inner:
-            _run(e, node, lambda node=node: _plain(e, node))
+            _run(e, node, partial(_plain, e, node))
     e.path = ""
     for value, slot in zip(graph.outputs, outputs, strict=True):
         e.copy(e.view(value), slot)
@@ -45,7 +52,10 @@ def program(
         "inputs": inputs,
         "outputs": [{"shape": list(v.shape), "dtype": _type(v)} for v in graph.outputs],
         "outside": e.outside,
-        "steps": [[kind, [_written(v) for v in views], ints, numbers, arrays] for kind, views, ints, numbers, arrays in e.steps],
+        "steps": [
+            [kind, [_written(v) for v in views], ints, numbers, arrays]
+            for kind, views, ints, numbers, arrays in e.steps
+        ],
     }
     labels = [vars(e.labels[k]) for k in range(len(e.steps))]
     return document, {"labels": labels, "notes": e.notes}
@@ -55,7 +65,7 @@ def _prepare(e: Emitter, graph: Graph) -> None:
     for node in graph.nodes:
         if node.name in PRODUCTS and "conv" in node.name:
             try:
-                products.prepare(e, node)
+                taps.prepare(e, node)
             except Unfit:
                 continue
     for _ in range(2):  # forwards, and again for what was tied later
@@ -95,7 +105,6 @@ def _in_torch(e: Emitter, node: Node, reason: str) -> None:
     other: dict[str, Any] = {"name": str(node.target), "path": node.path, "reason": reason, "inputs": [], "outputs": []}
     other["args"], other["kwargs"] = _spelled(e, list(node.args), places), _spelled(e, node.kwargs, places)
     sources = [(v, e.view(v)) for v in places]
-    starts = len(e.slots)
     for value, view in sources:
         slot = e.slot(value.shape)
         e.copy(view, slot)
@@ -105,7 +114,6 @@ def _in_torch(e: Emitter, node: Node, reason: str) -> None:
     for out, slot in zip(node.outs, results, strict=True):
         other["outputs"].append({"shape": list(out.shape), "dtype": _type(out)})
         out.view = slot
-    del starts
     e.outside.append(other)
     e.notes.append(f"{node.target} at {node.path or 'the model itself'} runs in torch: {reason}")
 
@@ -121,16 +129,18 @@ def _spelled(e: Emitter, tree: Any, places: dict[Value, int]) -> Any:
         return {"dict": {key: _spelled(e, leaf, places) for key, leaf in tree.items()}}
     if isinstance(tree, torch.dtype | torch.device | torch.layout | torch.memory_format):
         return {"torch": str(tree).removeprefix("torch.")}
-    if tree is None or isinstance(tree, bool | int | str):
-        return tree
     if isinstance(tree, float):
         return {"float": str(tree)}
-    raise NotImplementedError(f"an argument of type {type(tree).__name__} cannot be written down")
+    if tree is not None and not isinstance(tree, bool | int | str):
+        raise NotImplementedError(f"an argument of type {type(tree).__name__} cannot be written down")
+    return tree
 
 
 def _type(value: Value) -> str:
     if value.dtype not in _TYPES:
-        raise NotImplementedError(f"tensors of {value.dtype} are not compiled; convert the model and its inputs to float32")
+        raise NotImplementedError(
+            f"tensors of {value.dtype} are not compiled; convert the model and its inputs to float32"
+        )
     return _TYPES[value.dtype]
 
 
@@ -146,7 +156,9 @@ def _placed(buffers: list[Buffer]) -> int:
     total = 0
     for buffer in sorted(dict.fromkeys(buffers), key=lambda b: (-b.size, b.first)):
         at = 0
-        for other in sorted((o for o in done if o.first <= buffer.last and buffer.first <= o.last), key=lambda o: o.offset):
+        for other in sorted(
+            (o for o in done if o.first <= buffer.last and buffer.first <= o.last), key=lambda o: o.offset
+        ):
             if at + buffer.size <= other.offset:
                 break
             at = max(at, other.offset + other.size)

@@ -49,7 +49,9 @@ class Constants:
 class Emitter:
     """Collects steps."""
 
-    def __init__(self, constants: Constants, planes: Planes, *, values: str = "float32", form: str | None = None, cache: int = 0) -> None:
+    def __init__(
+        self, constants: Constants, planes: Planes, *, values: str = "float32", form: str | None = None, cache: int = 0
+    ) -> None:
         self.constants, self.planes, self.values, self.form, self.cache = constants, planes, values, form, cache
         self.steps: list[tuple[str, list[View], list[int], list[Any], list[int]]] = []
         self.labels: dict[int, Label] = {}
@@ -76,7 +78,13 @@ class Emitter:
                 view.home.used(here)
         self.labels[here] = label or Label(self.path, kind)
         self.steps.append(
-            (kind, list(tensors), [int(i) for i in ints], [_plain(n) for n in numbers], [self.constants.number(a) for a in arrays])
+            (
+                kind,
+                list(tensors),
+                [int(i) for i in ints],
+                [_plain(n) for n in numbers],
+                [self.constants.number(a) for a in arrays],
+            )
         )
 
     def buffer(self, size: int) -> Buffer:
@@ -105,7 +113,9 @@ class Emitter:
         """A new tensor laid out as ``view`` is: the same order of dimensions, and the same gaps if they are small."""
         if shape is not None and shape != view.shape:
             return self.plain(shape)
-        tight = view.span <= 1.5 * view.size + 64 and 0 not in [s for n, s in zip(view.shape, view.strides, strict=True) if n > 1]
+        tight = view.span <= 1.5 * view.size + 64 and 0 not in [
+            s for n, s in zip(view.shape, view.strides, strict=True) if n > 1
+        ]
         strides = view.strides if tight and min(view.strides, default=1) >= 0 else dense_like(view)
         fresh = View(0, 0, 0, view.shape, strides)
         return View(0, self.buffer(fresh.span), 0, view.shape, strides)

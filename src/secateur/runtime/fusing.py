@@ -1,7 +1,6 @@
 """Which operations become one product: a convolution or linear layer with the batch norm, the sum and the activation that follow it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from secateur.runtime.pointwise import Activation, activation_of
 
 __all__ = ["PRODUCTS", "Fused", "fused"]
 
-PRODUCTS = frozenset("conv1d conv2d convolution linear addmm conv_transpose1d conv_transpose2d".split())
+PRODUCTS = frozenset(["conv1d", "conv2d", "convolution", "linear", "addmm", "conv_transpose1d", "conv_transpose2d"])
 
 
 @dataclass(eq=False)
@@ -99,5 +98,3 @@ def _sum(one: Fused, node: Node, place: dict[Node, int]) -> bool:
         return False
     one.residual, one.last = other, node
     return True
-
-

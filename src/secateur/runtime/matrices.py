@@ -69,7 +69,14 @@ def _part(matrix: NDArray[np.float32], height: int, first: int, *, dense: bool) 
     kept = (groups != 0).any(1)
     which, columns = np.nonzero(kept)
     values = groups.transpose(0, 2, 1)[which, columns]
-    return Part(height, first, len(groups), _starts(kept), columns.astype(np.int32), np.ascontiguousarray(values, np.float32).reshape(-1))
+    return Part(
+        height,
+        first,
+        len(groups),
+        _starts(kept),
+        columns.astype(np.int32),
+        np.ascontiguousarray(values, np.float32).reshape(-1),
+    )
 
 
 def _starts(kept: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -101,7 +108,9 @@ def compressed(matrix: NDArray[np.float32], values: str) -> Compressed:
     else:
         stored = matrix.astype(np.dtype(values))
     kind = ("float32", "float16", "int8").index(values)
-    price = {"float32": 1 / 0.62, "float16": 1 / 0.45, "int8": 1 / 0.33}[values]  # a kept nonzero against a dense number
+    price = {"float32": 1 / 0.62, "float16": 1 / 0.45, "int8": 1 / 0.33}[
+        values
+    ]  # a kept nonzero against a dense number
     if kept.mean() * price > 1 or matrix.shape[1] > 65536:
         return Compressed(kind, _bits(np.ascontiguousarray(stored)).reshape(-1), None, None, scales)
     _, columns = np.nonzero(kept)

@@ -6,13 +6,41 @@ gap after each row is the zero padding of its right end and of the next row's le
 
 from dataclasses import dataclass, field
 
-from secateur.runtime.graph import Node, Value
+from secateur.runtime.graph import Node, Value, values_in
 
 __all__ = ["Planes", "plane_shape"]
 
 _POINTWISE = frozenset(
-    "relu relu6 hardtanh clamp silu gelu hardswish hardsigmoid sigmoid tanh leaky_relu elu mish softplus prelu add sub mul div "
-    "batch_norm group_norm instance_norm cat neg exp abs clamp_min clamp_max".split()
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "elu",
+        "mish",
+        "softplus",
+        "prelu",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+        "cat",
+        "neg",
+        "exp",
+        "abs",
+        "clamp_min",
+        "clamp_max",
+    ]
 )
 
 
@@ -65,12 +93,13 @@ class Planes:
         """Tie what an elementwise operation reads and makes, where one of them is known."""
         if node.name not in _POINTWISE or not node.outs or len(node.out.shape) not in (3, 4):
             return
-        from secateur.runtime.graph import values_in
-
         alike = [
             v
             for v in values_in(node.args)
-            if v.tensor is None and len(v.shape) == len(node.out.shape) and v.shape[2:] == node.out.shape[2:] and v.shape[0] == node.out.shape[0]
+            if v.tensor is None
+            and len(v.shape) == len(node.out.shape)
+            and v.shape[2:] == node.out.shape[2:]
+            and v.shape[0] == node.out.shape[0]
         ]
         if any(self.knows(v) for v in [*alike, node.out]):
             self.tie(node.out, *alike)

@@ -11,12 +11,59 @@ __all__ = ["ACTS", "PAIRS", "Activation", "activation_of"]
 ACTS = {
     name: k
     for k, name in enumerate(
-        "none clip gelu gelu_tanh silu sigmoid tanh hardswish hardsigmoid leaky exp neg sqrt rsqrt abs erf log elu softplus affine "
-        "power sin cos reciprocal mish".split()
+        [
+            "none",
+            "clip",
+            "gelu",
+            "gelu_tanh",
+            "silu",
+            "sigmoid",
+            "tanh",
+            "hardswish",
+            "hardsigmoid",
+            "leaky",
+            "exp",
+            "neg",
+            "sqrt",
+            "rsqrt",
+            "abs",
+            "erf",
+            "log",
+            "elu",
+            "softplus",
+            "affine",
+            "power",
+            "sin",
+            "cos",
+            "reciprocal",
+            "mish",
+        ]
     )
 }
-PAIRS = {name: k for k, name in enumerate("add sub mul div max min prelu lt le gt ge eq ne pow".split())}
-_PLAIN = set("silu sigmoid tanh hardswish hardsigmoid exp neg sqrt rsqrt abs erf log sin cos reciprocal mish".split())
+PAIRS = {
+    name: k
+    for k, name in enumerate(
+        ["add", "sub", "mul", "div", "max", "min", "prelu", "lt", "le", "gt", "ge", "eq", "ne", "pow"]
+    )
+}
+_PLAIN = {
+    "silu",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "hardsigmoid",
+    "exp",
+    "neg",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "erf",
+    "log",
+    "sin",
+    "cos",
+    "reciprocal",
+    "mish",
+}
 _INF = math.inf
 
 

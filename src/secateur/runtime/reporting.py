@@ -13,7 +13,14 @@ import secateur_engine
 
 __all__ = ["Layer", "RuntimeReport", "layers_of", "notes_of"]
 
-_FORMS = {"1": "single nonzeros", "2": "2x1 blocks", "4": "4x1 blocks", "dense": "all weights", "rows": "rows times a vector", "": ""}
+_FORMS = {
+    "1": "single nonzeros",
+    "2": "2x1 blocks",
+    "4": "4x1 blocks",
+    "dense": "all weights",
+    "rows": "rows times a vector",
+    "": "",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,9 @@ class RuntimeReport:
         for layer in self.layers:
             dense = f"{layer.dense_ms:8.3f}" if layer.dense_ms is not None else " " * 8
             zeros = f"{layer.sparsity:7.1%}" if layer.macs else " " * 7
-            lines.append(f"{layer.name[-32:]:32} {layer.kind[:12]:12} {zeros} {layer.ms:8.3f} {dense}  {layer.form}{', ' if layer.kernel else ''}{layer.kernel}")
+            lines.append(
+                f"{layer.name[-32:]:32} {layer.kind[:12]:12} {zeros} {layer.ms:8.3f} {dense}  {layer.form}{', ' if layer.kernel else ''}{layer.kernel}"
+            )
         return "\n".join([*lines, *self.notes])
 
 
@@ -79,7 +88,9 @@ def layers_of(engine: secateur_engine.Model, *, seconds: float, dense: bool) -> 
     """Time the steps of the largest program."""
     one = engine.programs[0]
     said = engine.document.get("labels", [])
-    labels = next((s["labels"] for s, p in zip(said, engine.document["programs"], strict=False) if p is one.said), [])
+    labels: list[dict[str, Any]] = next(
+        (s["labels"] for s, p in zip(said, engine.document["programs"], strict=False) if p is one.said), []
+    )
     times = _times(engine, seconds)
     full = _times(_filled(engine), seconds) if dense else None
     layers = []

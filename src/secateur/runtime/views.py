@@ -68,7 +68,9 @@ class View:
     def expanded(self, shape: Sequence[int]) -> "View":
         """Broadcast to ``shape``, which may have more dimensions in front."""
         more = len(shape) - len(self.shape)
-        strides = [0] * more + [0 if a == 1 and b != 1 else s for a, b, s in zip(self.shape, shape[more:], self.strides, strict=True)]
+        strides = [0] * more + [
+            0 if a == 1 and b != 1 else s for a, b, s in zip(self.shape, shape[more:], self.strides, strict=True)
+        ]
         return self.with_(shape, strides)
 
     def reshaped(self, shape: Sequence[int]) -> "View | None":

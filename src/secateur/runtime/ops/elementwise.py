@@ -95,7 +95,9 @@ def _binary(e: Emitter, node: Node, what: str, *, swap: bool = False) -> None:
 
 
 def _scalar(e: Emitter, node: Node, what: str, left: Value, number: float, *, swap: bool) -> None:
-    scale, shift = {"add": (1.0, number), "sub": (1.0, -number), "mul": (number, 0.0)}.get(what, (1 / number if number else math.inf, 0.0))
+    scale, shift = {"add": (1.0, number), "sub": (1.0, -number), "mul": (number, 0.0)}.get(
+        what, (1 / number if number else math.inf, 0.0)
+    )
     if swap:
         if what != "sub":
             raise Unfit("a reversed operation with a number")
@@ -110,7 +112,9 @@ def _prelu(e: Emitter, node: Node) -> None:
     a = arguments(node)
     x, weight = e.view(value(a["self"])), e.view(value(a["weight"]))
     if weight.shape != (1,):
-        weight = weight.with_((weight.shape[0],) + (1,) * (len(x.shape) - 2), weight.strides + (0,) * (len(x.shape) - 2))
+        weight = weight.with_(
+            (weight.shape[0],) + (1,) * (len(x.shape) - 2), weight.strides + (0,) * (len(x.shape) - 2)
+        )
     out = _place(e, node.out, [x])
     views = runs([out, x, weight.expanded(x.shape)])
     e.step("binary", [views[1], views[2], views[0]], [PAIRS["prelu"]], [-math.inf, math.inf])

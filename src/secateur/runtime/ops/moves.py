@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from secateur.runtime.emitting import Emitter
 from secateur.runtime.graph import Node, Value
 from secateur.runtime.ops.arguments import Unfit, arguments, value
@@ -167,12 +169,45 @@ def _channel_shuffle(e: Emitter, node: Node) -> None:
     node.out.view = reshaped(e, turned, node.out.shape)
 
 
+def _roll(e: Emitter, node: Node) -> None:
+    a = arguments(node)
+    source, dims = e.view(value(a["self"])), list(a["dims"])
+    if not dims:
+        raise Unfit("rolling a flattened tensor")
+    for dim, shift in zip(dims, a["shifts"], strict=True):
+        size = source.shape[dim]
+        k, out = shift % size, e.like(source)
+        if k:
+            e.copy(_part(source, dim, 0, size - k), _part(out, dim, k, size - k))
+            e.copy(_part(source, dim, size - k, k), _part(out, dim, 0, k))
+            source = out
+    node.out.view = source
+
+
+def _index(e: Emitter, node: Node) -> None:
+    """Rows of a constant by a tensor of numbers that is an input: a lookup."""
+    a = arguments(node)
+    table, ids = value(a["self"]), a["indices"]
+    if table.tensor is None or len(ids) != 1 or not isinstance(ids[0], Value) or len(table.shape) < 2:
+        raise Unfit("indices other than numbers of rows of a constant")
+    if ids[0].dtype is torch.bool or e.view(ids[0]).space != 2:
+        raise Unfit("indices that were computed")
+    view, rows = e.view(ids[0]), table.array.reshape(table.shape[0], -1)
+    assert isinstance(view.home, int)
+    e.lookups[view.home] = table.shape[0]
+    out = e.plain((*view.shape, rows.shape[1]))
+    e.step("lookup", [view, out], [table.shape[0]], [], [rows.reshape(-1)])
+    node.out.view = reshaped(e, out, node.out.shape)
+
+
 EMIT: dict[str, Callable[[Emitter, Node], Any]] = {
-    **dict.fromkeys("view reshape _unsafe_view flatten unflatten view_as reshape_as".split(), _reshape),
-    **dict.fromkeys("permute transpose t numpy_T swapaxes".split(), _permute),
-    **dict.fromkeys("split split_with_sizes chunk unbind".split(), _split),
-    **dict.fromkeys("cat concat stack".split(), _join),
-    **dict.fromkeys("expand expand_as".split(), _expand),
+    "roll": _roll,
+    "index": _index,
+    **dict.fromkeys(["view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"], _reshape),
+    **dict.fromkeys(["permute", "transpose", "t", "numpy_T", "swapaxes"], _permute),
+    **dict.fromkeys(["split", "split_with_sizes", "chunk", "unbind"], _split),
+    **dict.fromkeys(["cat", "concat", "stack"], _join),
+    **dict.fromkeys(["expand", "expand_as"], _expand),
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
     "slice": _slice,

@@ -76,7 +76,9 @@ def _batch_norm(e: Emitter, node: Node) -> None:
     operands = []
     for array in (scale, shift):
         one = View(1, e.constants.number(array.astype(np.float32)), 0, (len(array),), (1,))
-        operands.append(one.with_((len(array),) + (1,) * (len(x.shape) - 2), (1,) + (0,) * (len(x.shape) - 2)).expanded(x.shape))
+        operands.append(
+            one.with_((len(array),) + (1,) * (len(x.shape) - 2), (1,) + (0,) * (len(x.shape) - 2)).expanded(x.shape)
+        )
     infinite = [-np.inf, np.inf]
     e.step("binary", [x, operands[0], out], [2], infinite)
     e.step("binary", [out, operands[1], out], [0], infinite)

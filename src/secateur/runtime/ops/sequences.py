@@ -56,7 +56,10 @@ def _mask(e: Emitter, mask: Value, shape: tuple[int, ...]) -> View:
     if mask.dtype is torch.bool:
         if mask.tensor is None:
             view = e.view(mask).expanded(shape)
-            numbers = [View(1, e.constants.number(np.array([n], np.float32)), 0, (), ()).expanded(shape) for n in (0.0, -math.inf)]
+            numbers = [
+                View(1, e.constants.number(np.array([n], np.float32)), 0, (), ()).expanded(shape)
+                for n in (0.0, -math.inf)
+            ]
             out = e.plain(shape)
             e.step("where", [view, *numbers, out])
             return out
@@ -142,7 +145,9 @@ def _counts(layers: int, both: bool, has_bias: bool) -> set[int]:
     return {layers * (2 if both else 1) * (4 if has_bias else 2)}
 
 
-def _direction(e: Emitter, node: Node, x: View, weights: list[Value], start: list[View], end: list[View], backwards: bool) -> View:
+def _direction(
+    e: Emitter, node: Node, x: View, weights: list[Value], start: list[View], end: list[View], backwards: bool
+) -> View:
     lstm = node.name == "lstm"
     w_in, w_hidden = (w.array for w in weights[:2])
     zeros: NDArray[np.float32] = np.zeros(len(w_in), np.float32)

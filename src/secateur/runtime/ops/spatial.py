@@ -79,7 +79,9 @@ def _nearest(node: Node, a: dict[str, Any], height: int, width: int, size: Any) 
 
     def change(numbers: torch.Tensor) -> torch.Tensor:
         flat = numbers[:, :, 0] if one_row else numbers
-        target = {"scale_factor": tuple(factors)} if factors else {"size": tuple(size[1:] if one_row else size)}
+        target: dict[str, Any] = (
+            {"scale_factor": tuple(factors)} if factors else {"size": tuple(size[1:] if one_row else size)}
+        )
         found = F.interpolate(flat, **target, mode="nearest-exact" if "exact" in node.name else "nearest")
         return found[:, :, None] if one_row else found
 
@@ -108,7 +110,12 @@ def _line(size: int, out: int, align: bool, factor: float | None) -> tuple[NDArr
 
 def _padded(node: Node, a: dict[str, Any], height: int, width: int, _size: Any) -> Map:
     padding = list(a.get("padding") or a["pad"])
-    mode = {"reflection_pad1d": "reflect", "reflection_pad2d": "reflect", "replication_pad1d": "replicate", "replication_pad2d": "replicate"}
+    mode = {
+        "reflection_pad1d": "reflect",
+        "reflection_pad2d": "reflect",
+        "replication_pad1d": "replicate",
+        "replication_pad2d": "replicate",
+    }
     how = mode.get(node.name) or a.get("mode") or "constant"
     if how == "constant" and (a.get("value") or 0) != 0:
         raise Unfit("padding with something else than zero")
@@ -138,16 +145,18 @@ def _zero_padded(e: Emitter, node: Node) -> None:
     for k in range(len(padding) // 2):
         dim = len(x.shape) - 1 - k
         inner = inner.with_(
-            [*inner.shape[:dim], x.shape[dim], *inner.shape[dim + 1 :]], inner.strides, padding[2 * k] * inner.strides[dim]
+            [*inner.shape[:dim], x.shape[dim], *inner.shape[dim + 1 :]],
+            inner.strides,
+            padding[2 * k] * inner.strides[dim],
         )
     e.copy(view, inner)
     return e.made(node.out, out)
 
 
 _MAPS: dict[str, Callable[[Node, dict[str, Any], int, int, Any], Map]] = {
-    **dict.fromkeys("upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d".split(), _nearest),
+    **dict.fromkeys(["upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d"], _nearest),
     "upsample_bilinear2d": _bilinear,
-    **dict.fromkeys("reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d pad".split(), _padded),
+    **dict.fromkeys(["reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "pad"], _padded),
 }
 
 
@@ -161,7 +170,7 @@ def _flip(e: Emitter, node: Node) -> None:
 
 
 EMIT: dict[str, Callable[[Emitter, Node], None]] = {
-    **dict.fromkeys("max_pool2d avg_pool2d max_pool1d avg_pool1d".split(), _pool),
+    **dict.fromkeys(["max_pool2d", "avg_pool2d", "max_pool1d", "avg_pool1d"], _pool),
     **dict.fromkeys(_MAPS, _resample),
     "constant_pad_nd": _zero_padded,
     "pad": _zero_padded,
