@@ -141,7 +141,7 @@ class _Reader:
             return
         if all(v.tensor is not None for v in inputs) and "rand" not in name and "bernoulli" not in name:
             plain = tree_map(lambda v: v.tensor if isinstance(v, Value) else v, (args, kwargs))
-            self.known[node] = tree_map(_constant, node.target(*plain[0], **plain[1]))
+            self.known[node] = tree_map(_constant, _ran(node.target, plain))
             return
         self._add(node, name, args, kwargs)
 
@@ -173,6 +173,10 @@ def _constant(leaf: Any) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
     return Value(tuple(leaf.shape), leaf.dtype, tensor=leaf.detach())
+
+
+def _ran(target: Any, plain: Any) -> Any:
+    return target(*plain[0], **plain[1])
 
 
 def _filled(name: str, args: Any, like: torch.Tensor) -> torch.Tensor:

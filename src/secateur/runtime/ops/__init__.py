@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from secateur.runtime.emitting import Emitter
 from secateur.runtime.graph import Node
-from secateur.runtime.ops import elementwise, moves, norms, sequences, spatial
+from secateur.runtime.ops import elementwise, moves, norms, places, sequences, spatial
+from secateur.runtime.ops.arguments import Unfit
 
 __all__ = ["EMIT", "Unfit"]
-
-from secateur.runtime.ops.arguments import Unfit
 
 EMIT: dict[str, Callable[[Emitter, Node], None]] = {
     **elementwise.EMIT,
     **moves.EMIT,
     **norms.EMIT,
+    **places.EMIT,
     **sequences.EMIT,
     **spatial.EMIT,
 }

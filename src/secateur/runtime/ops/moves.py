@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from secateur.runtime.emitting import Emitter
 from secateur.runtime.graph import Node, Value
 from secateur.runtime.ops.arguments import Unfit, arguments, value
 from secateur.runtime.views import View, dense_like
 
-__all__ = ["EMIT", "reshaped"]
+__all__ = ["EMIT", "part", "reshaped"]
 
 
 def reshaped(e: Emitter, view: View, shape: tuple[int, ...]) -> View:
@@ -65,10 +63,11 @@ def _slice(e: Emitter, node: Node) -> None:
     dim, step = a["dim"] % len(x.shape), a["step"] or 1
     start = a["start"] or 0
     start = min(max(start + x.shape[dim] if start < 0 else start, 0), x.shape[dim])
-    node.out.view = _part(x, dim, start, node.out.shape[dim], step)
+    node.out.view = part(x, dim, start, node.out.shape[dim], step)
 
 
-def _part(x: View, dim: int, start: int, size: int, step: int = 1) -> View:
+def part(x: View, dim: int, start: int, size: int, step: int = 1) -> View:
+    """Some of the places along one dimension."""
     shape, strides = list(x.shape), list(x.strides)
     shape[dim], offset = size, start * strides[dim]
     strides[dim] *= step
@@ -81,14 +80,14 @@ def _narrow(e: Emitter, node: Node) -> None:
     dim = a["dim"] % len(x.shape)
     if not isinstance(a["start"], int):
         raise Unfit("a start that is a tensor")
-    node.out.view = _part(x, dim, a["start"] % x.shape[dim], node.out.shape[dim])
+    node.out.view = part(x, dim, a["start"] % x.shape[dim], node.out.shape[dim])
 
 
 def _select(e: Emitter, node: Node) -> None:
     a = arguments(node)
     x = e.view(value(a["self"]))
     dim = a["dim"] % len(x.shape)
-    node.out.view = _part(x, dim, a["index"] % x.shape[dim], 1).squeezed(dim)
+    node.out.view = part(x, dim, a["index"] % x.shape[dim], 1).squeezed(dim)
 
 
 def _split(e: Emitter, node: Node) -> None:
@@ -97,7 +96,7 @@ def _split(e: Emitter, node: Node) -> None:
     dim, start = a["dim"] % len(x.shape), 0
     for out in node.outs:
         size = 1 if node.name == "unbind" else out.shape[dim]
-        view = _part(x, dim, start, size)
+        view = part(x, dim, start, size)
         out.view = view.squeezed(dim) if node.name == "unbind" else view
         start += size
 
@@ -130,7 +129,7 @@ def _join(e: Emitter, node: Node) -> None:
     out = e.plane(node.out) if e.planes.knows(node.out) else _joined(e, views, node.out.shape, dim)
     start = 0
     for view in views:
-        e.copy(view, _part(out, dim, start, view.shape[dim]))
+        e.copy(view, part(out, dim, start, view.shape[dim]))
         start += view.shape[dim]
     e.made(node.out, out)
 
@@ -169,40 +168,7 @@ def _channel_shuffle(e: Emitter, node: Node) -> None:
     node.out.view = reshaped(e, turned, node.out.shape)
 
 
-def _roll(e: Emitter, node: Node) -> None:
-    a = arguments(node)
-    source, dims = e.view(value(a["self"])), list(a["dims"])
-    if not dims:
-        raise Unfit("rolling a flattened tensor")
-    for dim, shift in zip(dims, a["shifts"], strict=True):
-        size = source.shape[dim]
-        k, out = shift % size, e.like(source)
-        if k:
-            e.copy(_part(source, dim, 0, size - k), _part(out, dim, k, size - k))
-            e.copy(_part(source, dim, size - k, k), _part(out, dim, 0, k))
-            source = out
-    node.out.view = source
-
-
-def _index(e: Emitter, node: Node) -> None:
-    """Rows of a constant by a tensor of numbers that is an input: a lookup."""
-    a = arguments(node)
-    table, ids = value(a["self"]), a["indices"]
-    if table.tensor is None or len(ids) != 1 or not isinstance(ids[0], Value) or len(table.shape) < 2:
-        raise Unfit("indices other than numbers of rows of a constant")
-    if ids[0].dtype is torch.bool or e.view(ids[0]).space != 2:
-        raise Unfit("indices that were computed")
-    view, rows = e.view(ids[0]), table.array.reshape(table.shape[0], -1)
-    assert isinstance(view.home, int)
-    e.lookups[view.home] = table.shape[0]
-    out = e.plain((*view.shape, rows.shape[1]))
-    e.step("lookup", [view, out], [table.shape[0]], [], [rows.reshape(-1)])
-    node.out.view = reshaped(e, out, node.out.shape)
-
-
 EMIT: dict[str, Callable[[Emitter, Node], Any]] = {
-    "roll": _roll,
-    "index": _index,
     **dict.fromkeys(["view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"], _reshape),
     **dict.fromkeys(["permute", "transpose", "t", "numpy_T", "swapaxes"], _permute),
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "unbind"], _split),
