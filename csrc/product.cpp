@@ -148,14 +148,15 @@ Choice Product::usual(const Program& program) const {
     c.vectors = 3;
     if (registers % 3 && registers % 2 == 0 && registers < 9) c.vectors = 2;
   } else {
-    c.rows = 2, c.vectors = 7;
-    int64_t halves = (registers + 6) / 7;
-    if (registers <= 7) c.vectors = int(registers);
-    else if ((registers + 5) / 6 == halves) c.vectors = 6;
+    c.rows = 2, c.vectors = registers <= 7 || (reach_ > 0 && registers > 200) ? 7 : 6;
   }
-  int64_t row = columns_ / std::max<int64_t>(channels_, 1);  // taps of a channel
-  if (channels_ > 256 && row <= 1) c.block = density > 0.15 ? 128 : 256;
-  c.pack = reach_ == 0 && channels_ >= 512 && rows_ >= 256 && (x_stride_ % 512 == 0 || positions_ >= 96);
+  // Channels at once: as many as keep their block of positions in the first-level cache, with enough nonzeros in each row.
+  double taps = double(columns_) / double(std::max<int64_t>(channels_, 1));
+  int64_t panel = (int64_t(c.vectors) * width + reach_) * 4;
+  int64_t block = 64;
+  while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < (blocks ? 6 : 12))) block *= 2;
+  if (block < channels_) c.block = int(block);
+  c.pack = reach_ > 0 ? rows_ >= 64 : channels_ >= 128 && rows_ >= channels_;
   int64_t pieces = (registers + c.vectors - 1) / c.vectors;
   c.split = program.threads() > 1 && pieces < 2 * program.threads();
   return c;
