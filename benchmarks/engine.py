@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.record import options, record
 
-ENGINES = ("secateur", "onnxruntime", "onnxruntime int8", "openvino", "torch")
+ENGINES = ("secateur", "onnxruntime", "onnxruntime int8", "openvino")
 DENSE = ("onnxruntime", "openvino")
 ROWS = [
     ("resnet50-80", 1), ("resnet50-90", 1), ("resnet50-95", 1), ("resnet50-90-4x1", 1), ("mobilenet_v2-85", 1), ("mobilenet_v2-90", 1),
@@ -64,7 +64,7 @@ def row(net: str, batch: int, threads: int, engines: list[str], rounds: int) -> 
         for _ in range(rounds):
             for engine, (_, pipe, ready) in workers.items():
                 if ready["error"] is None:
-                    pipe.send(4)
+                    pipe.send(4 if batch == 1 else 1)
                     samples[engine].append(pipe.recv())
                     time.sleep(0.02)
         for process, pipe, _ in workers.values():
@@ -103,7 +103,8 @@ def work(pipe: Any, engine: str, net: str, batch: int, threads: int, folder: str
     pipe.send({"error": None, "difference": difference})
     while count := pipe.recv():
         walls, cpus = [], []
-        run()
+        if count > 1:
+            run()
         for _ in range(count):
             wall, cpu = time.perf_counter(), time.process_time()
             run()

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "vec.h"
-#if defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -207,7 +207,14 @@ typedef float EightLoose __attribute__((vector_size(32), aligned(4), may_alias))
 typedef int8_t Bytes __attribute__((vector_size(8), aligned(1), may_alias));
 
 SEC_INLINE Eight values_at(const float* v) { return *reinterpret_cast<const EightLoose*>(v); }
-SEC_INLINE Eight values_at(const int8_t* v) { return __builtin_convertvector(*reinterpret_cast<const Bytes*>(v), Eight); }
+SEC_INLINE Eight values_at(const int8_t* v) {
+#if defined(__AVX2__)  // GCC 12 takes the vector apart otherwise
+  __m256 r = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(v))));
+  return reinterpret_cast<Eight&>(r);
+#else
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(v), Eight);
+#endif
+}
 SEC_INLINE Eight values_at(const uint16_t* v) {
 #if defined(__F16C__)
   __m256 r = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v)));

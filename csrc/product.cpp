@@ -144,19 +144,19 @@ Choice Product::usual(const Program& program) const {
   Choice c;
   bool blocks = parts_.size() && parts_[0].height > 1;
   double density = double(nonzeros_) / (double(rows_) * double(std::max<int64_t>(columns_, 1)));
+  double taps = double(columns_) / double(std::max<int64_t>(channels_, 1));
   if (blocks) {
-    c.vectors = 3;
-    if (registers % 3 && registers % 2 == 0 && registers < 9) c.vectors = 2;
+    c.vectors = registers > 200 && (reach_ == 0 || density > 0.5) ? 2 : 3;
+    if (reach_ > 0 && channels_ >= 256) c.block = 128;
   } else {
     c.rows = 2, c.vectors = registers <= 7 || (reach_ > 0 && registers > 200) ? 7 : 6;
+    if (registers % 4 == 0 && registers <= 32) c.rows = 3, c.vectors = 4;
+    // Channels at once: as many as keep their block of positions in the first-level cache, with enough nonzeros in each row.
+    int64_t panel = (int64_t(c.vectors) * width + reach_) * 4, block = 64;
+    while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < 20)) block *= 2;
+    if (block < channels_) c.block = int(block);
+    c.pack = reach_ > 0 ? rows_ >= 64 : double(rows_) * density > 90;  // a copy pays if every channel is read often
   }
-  // Channels at once: as many as keep their block of positions in the first-level cache, with enough nonzeros in each row.
-  double taps = double(columns_) / double(std::max<int64_t>(channels_, 1));
-  int64_t panel = (int64_t(c.vectors) * width + reach_) * 4;
-  int64_t block = 64;
-  while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < (blocks ? 6 : 12))) block *= 2;
-  if (block < channels_) c.block = int(block);
-  c.pack = reach_ > 0 ? rows_ >= 64 : channels_ >= 128 && rows_ >= channels_;
   int64_t pieces = (registers + c.vectors - 1) / c.vectors;
   c.split = program.threads() > 1 && pieces < 2 * program.threads();
   return c;
