@@ -194,15 +194,16 @@ _BINARY = {
 
 
 def _pow(e: Emitter, node: Node) -> None:
-    if not isinstance(node.args[1], int | float) or not isinstance(node.args[0], Value):
+    power = node.args[1] if node.name == "pow" else 2
+    if not isinstance(power, int | float) or not isinstance(node.args[0], Value):
         raise Unfit("a power that is a tensor")
     x = e.view(node.args[0])
     out = _place(e, node.out, [x])
-    if node.args[1] == 2:
+    if power == 2:
         views = runs([out, x])
         e.step("binary", [views[1], views[1], views[0]], [PAIRS["mul"]], [-math.inf, math.inf])
     else:
-        apply(e, Activation("power", a=float(node.args[1])), x, out)
+        apply(e, Activation("power", a=float(power)), x, out)
     e.made(node.out, out)
 
 
@@ -211,6 +212,7 @@ EMIT: dict[str, Callable[[Emitter, Node], None]] = {
     **{name: partial(_binary, what=what) for name, what in _BINARY.items()},
     "rsub": partial(_binary, what="sub", swap=True),
     "pow": _pow,
+    "square": _pow,
     "prelu": _prelu,
     "where": _where,
     "masked_fill": _where,

@@ -57,6 +57,17 @@ def _written_slice(e: Emitter, node: Node) -> None:
     node.out.view = out
 
 
+def _interleaved(e: Emitter, node: Node) -> None:
+    a = arguments(node)
+    x, times, dim = value(a["self"]), a["repeats"], a["dim"]
+    if not isinstance(times, int) or dim is None:
+        raise Unfit("repeats that differ")
+    view, dim = e.view(x), dim % len(x.shape)
+    wide = view.unsqueezed(dim + 1)
+    shape = (*wide.shape[: dim + 1], times, *wide.shape[dim + 2 :])
+    node.out.view = reshaped(e, wide.expanded(shape), node.out.shape)
+
+
 def _copied(e: Emitter, node: Node) -> None:
     node.out.view = e.view(value(node.args[1])).expanded(node.out.shape)
 
@@ -67,4 +78,5 @@ EMIT: dict[str, Callable[[Emitter, Node], None]] = {
     "slice_scatter": _written_slice,
     "select_scatter": _written_slice,
     "copy": _copied,
+    "repeat_interleave": _interleaved,
 }
