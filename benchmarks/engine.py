@@ -64,7 +64,7 @@ def row(net: str, batch: int, threads: int, engines: list[str], rounds: int) -> 
         for _ in range(rounds):
             for engine, (_, pipe, ready) in workers.items():
                 if ready["error"] is None:
-                    pipe.send(4 if batch == 1 else 1)
+                    pipe.send(3 if batch == 1 else 1)
                     samples[engine].append(pipe.recv())
                     time.sleep(0.02)
         for process, pipe, _ in workers.values():
