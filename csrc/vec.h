@@ -46,8 +46,13 @@ SEC_INLINE float sum(Vec v) {
 #define SEC_EVEN 0, 2, 4, 6
 #define SEC_ODD 1, 3, 5, 7
 #endif
+#if defined(__clang__) || __GNUC__ >= 12
 SEC_INLINE Vec evens(Vec a, Vec b) { return __builtin_shufflevector(a, b, SEC_EVEN); }
 SEC_INLINE Vec odds(Vec a, Vec b) { return __builtin_shufflevector(a, b, SEC_ODD); }
+#else
+SEC_INLINE Vec evens(Vec a, Vec b) { return __builtin_shuffle(a, b, Ints{SEC_EVEN}); }
+SEC_INLINE Vec odds(Vec a, Vec b) { return __builtin_shuffle(a, b, Ints{SEC_ODD}); }
+#endif
 
 // e^x (Cephes' polynomial): relative error about 2e-7; 0 below -87.3, infinity above 88.7.
 SEC_INLINE Vec exp(Vec x) {
