@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests clean
+.PHONY: help demo test lint types tests sanitize clean
 
 help:
 	@echo "make demo      train, prune, save, load and measure a small network (under a minute)"
 	@echo "make test      everything that must be green: ruff, mypy --strict, pytest, docs, examples"
+	@echo "make sanitize  the engine's tests under AddressSanitizer, UBSan and ThreadSanitizer (needs GCC or Clang; a few minutes)"
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/.ready
@@ -35,10 +36,16 @@ types: $(VENV)/.ready
 tests: $(VENV)/.ready
 	$(THREADS) $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations=10
 
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+# The compiled engine once more, instrumented, beside the installed one; Python itself is not, so its runtime is preloaded.
+sanitize: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet scikit-build-core nanobind cmake ninja
+	$(BIN)/python tests/e2e/sanitize.py address,undefined
+	$(BIN)/python tests/e2e/sanitize.py thread
 
-$(VENV)/.ready: pyproject.toml Makefile
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+
+$(VENV)/.ready: pyproject.toml Makefile CMakeLists.txt $(wildcard csrc/*)
 	@command -v $(PYTHON) >/dev/null || { echo "'$(PYTHON)' was not found: install Python 3.10 or newer, or name it with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Secateur needs Python 3.10 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another with make PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "could not make a virtual environment: install venv (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }

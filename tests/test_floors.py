@@ -17,7 +17,7 @@ FLOORS = {
     3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting agreement narrowing narrow_attention recoupling gates activations repairing meeting graphs recapturing probing sleeping listening turnover distilling thinning limits wiring noise passage redundancy",
     4: "criteria costs",
     5: "methods sensitivity",
-    6: "storage export reporting integrations recipe testing pruning demo",
+    6: "storage export runtime reporting integrations recipe testing pruning demo",
     7: "cli",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -43,7 +43,7 @@ def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (
-                a.name.removeprefix("secateur").lstrip(".") for a in node.names if a.name.startswith("secateur")
+                a.name.removeprefix("secateur").lstrip(".") for a in node.names if a.name.split(".")[0] == "secateur"
             )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "secateur":
             module = node.module.removeprefix("secateur").lstrip(".")
@@ -87,6 +87,20 @@ def test_files_are_short_and_say_what_they_are_for(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 250
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT.parent / "secateur_engine").glob("*.py")), ids=lambda path: path.stem)
+def test_serving_stands_alone(path):
+    """`secateur_engine` is what serving needs: numpy, and nothing of torch or of the library; torch only for who brings tensors."""
+    text = path.read_text()
+    outside = {
+        (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert outside - set(sys.stdlib_module_names) <= {"numpy", "secateur_engine"}
+    assert len(text.splitlines()) <= 250
 
 
 def test_the_front_door_loads_no_heavy_package():

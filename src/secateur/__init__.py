@@ -1,6 +1,6 @@
 """Secateur: prune PyTorch models and make the pruning pay."""
 
-from secateur import errors, export, methods
+from secateur import errors, export, methods, runtime
 from secateur.coupling import couple
 from secateur.distilling import distillation
 from secateur.facts import LayerFacts
@@ -12,6 +12,7 @@ from secateur.profiling import compare, profile
 from secateur.pruning import prune
 from secateur.recalibration import recalibrate_
 from secateur.report import Latency, LayerProfile, Profile, Pruned, Report
+from secateur.runtime import compile_model as compile  # noqa: A004 - `sc.compile`, beside `sc.prune` and `sc.save`
 from secateur.schedules.constant import Constant
 from secateur.schedules.cyclic import Cyclic
 from secateur.schedules.linear import Linear
@@ -42,6 +43,7 @@ __all__ = [
     "Structure",
     "Task",
     "compare",
+    "compile",
     "couple",
     "distillation",
     "errors",
@@ -54,6 +56,7 @@ __all__ = [
     "profile",
     "prune",
     "recalibrate_",
+    "runtime",
     "save",
     "sensitivity",
 ]

@@ -1,0 +1,73 @@
+"""One vector times a sparse matrix (batch 1 of a linear layer): the engine against dense float32 in ONNX Runtime, OpenVINO and torch.
+
+    python -m benchmarks.engine_vectors
+
+4096 x 4096, which no cache holds; all in one process on one thread, in turns; medians of the rounds' ratios.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import secateur as sc
+from benchmarks.engine import with_onnxruntime, with_openvino
+from benchmarks.engine_nets import prune_randomly_
+from benchmarks.record import options, record
+
+
+def main() -> None:
+    """Run and record."""
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--size", type=int, default=4096)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    x = torch.randn(1, given.size)
+    rows: list[dict[str, Any]] = []
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        for percent in (50, 70, 80, 90, 95):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(given.size, given.size, bias=False)).eval()
+            prune_randomly_(model, percent / 100, 1, lambda *_: False)
+            path = Path(folder) / "net.onnx"
+            torch.onnx.export(model, (x,), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+            calls = {
+                "onnxruntime": with_onnxruntime(path, x.numpy(), 1, int8=False),
+                "openvino": with_openvino(path, x.numpy(), 1, int8=False),
+                "torch": lambda model=model: model(x),
+            }
+            for values in ("float32", "float16", "int8"):
+                fast = sc.compile(model, x, threads=1, values=values)
+                calls[values] = lambda fast=fast: fast(x)
+            rows.append({"sparsity": percent, **ratios(calls, given.rounds)})
+            print(rows[-1], flush=True)
+    if not given.quick:
+        record("engine_vectors", rows, out=given.out, size=given.size, rounds=given.rounds)
+
+
+def ratios(calls: dict[str, Any], rounds: int) -> dict[str, float]:
+    """How many times faster than the better of ONNX Runtime and OpenVINO, and the milliseconds."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            call()
+            took = []
+            for _ in range(7):
+                start = time.perf_counter()
+                call()
+                took.append(time.perf_counter() - start)
+            samples[name].append(statistics.median(took))
+    best = [min(pair) for pair in zip(samples["onnxruntime"], samples["openvino"], strict=True)]
+    found = {f"{name} ms": 1e3 * statistics.median(times) for name, times in samples.items()}
+    for name in ("float32", "float16", "int8"):
+        found[name] = statistics.median(b / t for b, t in zip(best, samples[name], strict=True))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+#include "program.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define SEC_PAUSE() _mm_pause()
+#else
+#define SEC_PAUSE() std::this_thread::yield()
+#endif
+
+namespace secateur {
+
+void demand(bool truth, const char* what) {
+  if (!truth) throw Refused(what);
+}
+
+int64_t Tensor::numel() const {
+  int64_t n = 1;
+  for (int d = 0; d < rank; d++) n *= shape[d];
+  return n;
+}
+
+int64_t Args::integer(size_t k) const {
+  demand(k < ints.size(), "an operation lacks an integer");
+  return ints[k];
+}
+float Args::number(size_t k) const {
+  demand(k < numbers.size(), "an operation lacks a number");
+  return float(numbers[k]);
+}
+const Tensor& Args::tensor(size_t k) const {
+  demand(k < tensors.size(), "an operation lacks a tensor");
+  return tensors[k];
+}
+
+float* Context::at(const Tensor& t) const {
+  switch (t.space) {
+    case Space::arena: return arena + t.offset;
+    case Space::state: return state + t.offset;
+    case Space::slot: return slots[t.id] + t.offset;
+    default: return const_cast<float*>(static_cast<const float*>((*constants)[t.id].data)) + t.offset;
+  }
+}
+
+float* Context::floats(int64_t n) const {
+  if (int64_t(scratch->size()) < n + 64) scratch->resize(n + 64);
+  auto p = reinterpret_cast<uintptr_t>(scratch->data());
+  return reinterpret_cast<float*>((p + 63) / 64 * 64);
+}
+
+void Context::share(int64_t total, int64_t& from, int64_t& to, int64_t grain) const {
+  int64_t grains = (total + grain - 1) / grain;
+  from = std::min(total, grains * thread / threads * grain);
+  to = std::min(total, grains * (thread + 1) / threads * grain);
+}
+
+void Barrier::wait(int threads) {
+  if (threads == 1) return;
+  int mine = round.load(std::memory_order_acquire);
+  if (waiting.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
+    waiting.store(0, std::memory_order_relaxed);
+    round.store(mine + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; round.load(std::memory_order_acquire) == mine; spins++) {
+    if (spins < 2000) SEC_PAUSE();
+    else std::this_thread::yield();  // somebody else needs the core
+  }
+}
+
+namespace {
+
+// Threads that wait for work: awake for a moment after each piece, then asleep.
+class Pool {
+ public:
+  explicit Pool(int threads) : process_(getpid()) {
+    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { serve(t); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> guard(lock_);
+      closing_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+  void run(const std::function<void(int)>& work) {
+    work_ = &work;
+    left_.store(int(workers_.size()), std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> guard(lock_);
+      piece_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(0);
+    for (int spins = 0; left_.load(std::memory_order_acquire); spins++) {
+      if (spins < 2000) SEC_PAUSE();
+      else std::this_thread::yield();
+    }
+  }
+  bool of_this_process() const { return process_ == getpid(); }
+
+ private:
+  void serve(int t) {
+    int done = 0;
+    while (true) {
+      for (int spins = 0; spins < 4000 && piece_.load(std::memory_order_acquire) == done; spins++) SEC_PAUSE();
+      if (piece_.load(std::memory_order_acquire) == done) {
+        std::unique_lock<std::mutex> guard(lock_);
+        wake_.wait(guard, [&] { return closing_ || piece_.load(std::memory_order_acquire) != done; });
+        if (closing_) return;
+      }
+      done++;
+      (*work_)(t);
+      left_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+  pid_t process_;
+  std::vector<std::thread> workers_;
+  std::mutex lock_;
+  std::condition_variable wake_;
+  bool closing_ = false;
+  std::atomic<int> piece_{0}, left_{0};
+  const std::function<void(int)>* work_ = nullptr;
+};
+
+struct Lease {  // a pool for one call; null if it is busy or one thread is enough
+  explicit Lease(int threads) {
+    static std::mutex registry;
+    static auto* pools = new std::vector<std::pair<int, std::shared_ptr<std::pair<std::mutex, std::unique_ptr<Pool>>>>>();
+    if (threads < 2) return;
+    std::lock_guard<std::mutex> guard(registry);
+    for (auto& known : *pools)
+      if (known.first == threads) held_ = known.second;
+    if (!held_) {
+      held_ = std::make_shared<std::pair<std::mutex, std::unique_ptr<Pool>>>();
+      pools->emplace_back(threads, held_);
+    }
+    busy_ = std::unique_lock<std::mutex>(held_->first, std::try_to_lock);
+    if (!busy_) return;
+    if (held_->second && !held_->second->of_this_process()) held_->second.release();  // its threads stayed in the parent
+    if (!held_->second) held_->second = std::make_unique<Pool>(threads);
+    pool = held_->second.get();
+  }
+  Pool* pool = nullptr;
+
+ private:
+  std::shared_ptr<std::pair<std::mutex, std::unique_ptr<Pool>>> held_;
+  std::unique_lock<std::mutex> busy_;
+};
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+Program::Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels)
+    : arena_(arena), state_(state), slots_(std::move(slots)), threads_(threads), kernels_(kernels) {
+  demand(arena >= 0 && arena < (int64_t(1) << 34) && state >= 0 && state < (int64_t(1) << 34), "an impossible amount of memory");
+  demand(threads >= 1 && threads <= 256, "an impossible number of threads");
+}
+
+int64_t Program::constant(Array a) {
+  constants_.push_back(a);
+  return int64_t(constants_.size()) - 1;
+}
+
+const Array& Program::array(int64_t id, const char* types) const {
+  demand(id >= 0 && id < int64_t(constants_.size()), "an operation names a constant that is not there");
+  demand(std::string(types).find(constants_[id].type) != std::string::npos, "a constant has the wrong type");
+  return constants_[id];
+}
+
+void Program::inside(const Tensor& t, int64_t low, int64_t high) const {
+  int64_t size = 0;
+  if (t.space == Space::arena) size = arena_;
+  else if (t.space == Space::state) size = state_;
+  else if (t.space == Space::slot) {
+    demand(t.id >= 0 && t.id < int64_t(slots_.size()), "an operation names an input or output that is not there");
+    size = slots_[t.id];
+  } else size = array(t.id, "f").size;
+  demand(t.offset >= 0 && t.offset + low >= 0 && t.offset + high <= size && low <= high, "an operation reaches outside of its memory");
+}
+
+void Program::inside(const Tensor& t) const {
+  int64_t low = 0, high = 1;
+  demand(t.rank >= 0 && t.rank <= kMostDims, "a tensor has too many dimensions");
+  for (int d = 0; d < t.rank; d++) {
+    demand(t.shape[d] > 0 && t.shape[d] < (int64_t(1) << 34), "a tensor has an impossible size");
+    demand(t.stride[d] > -(int64_t(1) << 28) && t.stride[d] < (int64_t(1) << 34), "a tensor has an impossible stride");
+    int64_t reach = 0;
+    demand(!__builtin_mul_overflow(t.shape[d] - 1, t.stride[d], &reach) && reach < (int64_t(1) << 40) && reach > -(int64_t(1) << 40),
+           "a tensor is impossibly large");
+    (reach < 0 ? low : high) += reach;
+  }
+  inside(t, low, high);
+}
+
+Maker maker_of(const std::string& kind) {
+  for (auto find : {find_product, find_spatial, find_tensor, find_sequence})
+    if (Maker maker = find(kind)) return maker;
+  return nullptr;
+}
+
+void Program::add(const std::string& kind, const Args& args) {
+  Maker maker = maker_of(kind);
+  if (!maker) throw Refused("there is no operation '" + kind.substr(0, 40) + "'");
+  for (const Tensor& t : args.tensors) inside(t);
+  ops_.push_back(maker(*this, args));
+}
+
+std::unique_ptr<float[]> Program::borrow() {
+  {
+    std::lock_guard<std::mutex> guard(lock_);
+    if (!arenas_.empty()) {
+      auto arena = std::move(arenas_.back());
+      arenas_.pop_back();
+      return arena;
+    }
+  }
+  return std::unique_ptr<float[]>(new float[arena_ + 2 * kGuard + 16]());
+}
+
+void Program::give_back(std::unique_ptr<float[]> arena) {
+  std::lock_guard<std::mutex> guard(lock_);
+  if (arenas_.size() < 4) arenas_.push_back(std::move(arena));
+}
+
+static float* aligned(float* p) { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64) + kGuard; }
+
+void Program::run(float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside) {
+  auto arena = borrow();
+  run_in(aligned(arena.get()), slots, state, position, seconds, outside);
+  give_back(std::move(arena));
+}
+
+void Program::run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds,
+                     const std::function<void(int64_t)>* outside) {
+  Lease lease(threads_);
+  int threads = lease.pool ? threads_ : 1;
+  Barrier barrier;
+  std::function<void(int)> work = [&](int thread) {
+    static thread_local std::vector<float> scratch;
+    Context c{arena, state, slots, &constants_, kernels_, position, thread, threads, &scratch, outside};
+    for (size_t k = 0; k < ops_.size(); k++) {
+      double start = seconds ? now() : 0;
+      if (ops_[k]->parallel()) ops_[k]->run(c);
+      else if (thread == 0) {
+        Context alone = c;
+        alone.threads = 1;
+        ops_[k]->run(alone);
+      }
+      barrier.wait(threads);
+      if (seconds && thread == 0) seconds[k] = now() - start;
+    }
+  };
+  if (lease.pool) lease.pool->run(work);
+  else work(0);
+}
+
+std::vector<int> Program::tune(size_t op, int rounds) {
+  Op& one = *ops_.at(op);
+  auto arena = borrow();
+  std::vector<float> slot_memory;
+  int64_t total = 0;
+  for (int64_t n : slots_) total += n;
+  slot_memory.resize(total + state_ + 64);
+  std::vector<float*> slots;
+  float* at = slot_memory.data();
+  for (int64_t n : slots_) slots.push_back(at), at += n;
+  std::vector<int> best;
+  double shortest = 1e30;
+  for (const auto& choice : one.choices(threads_)) {
+    one.choose(*this, choice);
+    double took = 1e30;
+    for (int r = 0; r < rounds; r++) {
+      Lease lease(threads_);
+      int threads = lease.pool ? threads_ : 1;
+      std::function<void(int)> work = [&](int thread) {
+        static thread_local std::vector<float> scratch;
+        one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr});
+      };
+      double start = now();
+      if (lease.pool) lease.pool->run(work);
+      else work(0);
+      double seconds = now() - start;
+      took = std::min(took, seconds);
+      if (r == 1 && took > 2 * shortest) break;
+    }
+    if (took < shortest) shortest = took, best = choice;
+  }
+  if (!best.empty()) one.choose(*this, best);
+  give_back(std::move(arena));
+  return best;
+}
+
+Walk::Walk(std::initializer_list<const Tensor*> tensors) : operands(int(tensors.size())) {
+  const Tensor* t[4] = {};
+  int count = 0;
+  for (const Tensor* one : tensors) t[count++] = one;
+  int order[kMostDims], dims = 0;
+  for (int d = 0; d < t[0]->rank; d++) {
+    for (int o = 1; o < count; o++) demand(t[o]->rank == t[0]->rank && t[o]->shape[d] == t[0]->shape[d], "shapes differ");
+    if (t[0]->shape[d] != 1) order[dims++] = d;
+  }
+  std::stable_sort(order, order + dims, [&](int a, int b) { return t[0]->stride[a] > t[0]->stride[b]; });
+  for (int i = 0; i < dims; i++) {
+    bool merges = rank > 0;
+    for (int o = 0; merges && o < count; o++) merges = stride[o][rank - 1] == t[o]->stride[order[i]] * t[o]->shape[order[i]];
+    if (!merges) rank++, shape[rank - 1] = 1;
+    shape[rank - 1] *= t[0]->shape[order[i]];
+    for (int o = 0; o < count; o++) stride[o][rank - 1] = t[o]->stride[order[i]];
+  }
+}
+
+int64_t Walk::outer() const {
+  int64_t n = 1;
+  for (int d = 0; d + 1 < rank; d++) n *= shape[d];
+  return n;
+}
+
+void Walk::at(int64_t index, int64_t* offsets) const {
+  for (int o = 0; o < operands; o++) offsets[o] = 0;
+  for (int d = rank - 2; d >= 0; d--) {
+    int64_t k = index % shape[d];
+    index /= shape[d];
+    for (int o = 0; o < operands; o++) offsets[o] += k * stride[o][d];
+  }
+}
+
+const Kernels* pick(const char* wish) {
+  std::string name = wish;
+  const Kernels *wide = kernels_avx512(), *middle = kernels_avx2();
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512dq"))
+    wide = nullptr;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) middle = nullptr;
+#endif
+  if (name == "avx512") return wide;
+  if (name == "avx2") return middle;
+  if (name == "baseline") return kernels_baseline();
+  if (!name.empty()) return nullptr;
+  return wide ? wide : middle ? middle : kernels_baseline();
+}
+
+}  // namespace secateur

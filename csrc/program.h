@@ -1,0 +1,140 @@
+// A program: operations over one arena, run in order by all threads together, with a barrier after each.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace secateur {
+
+constexpr int kMostDims = 8;
+constexpr int64_t kGuard = 1024;  // floats before and after an arena: kernels write whole registers
+
+struct Refused : std::runtime_error {  // a program that would read or write where it must not, or makes no sense
+  using std::runtime_error::runtime_error;
+};
+void demand(bool truth, const char* what);
+
+enum class Space : int { arena, constant, slot, state };
+
+struct Tensor {  // sizes and strides in floats
+  Space space = Space::arena;
+  int64_t id = 0;  // which constant or slot
+  int64_t offset = 0;
+  int rank = 0;
+  int64_t shape[kMostDims] = {}, stride[kMostDims] = {};
+  int64_t numel() const;
+};
+
+struct Array {  // a constant of the file; the memory belongs to somebody else
+  const void* data = nullptr;
+  int64_t size = 0;  // elements
+  char type = 'f';   // f: float32, h: float16, b: int8, H: uint16, i: int32
+};
+
+struct Barrier {
+  std::atomic<int> waiting{0}, round{0};
+  void wait(int threads);
+};
+
+struct Context {
+  float* arena;
+  float* state;
+  float* const* slots;
+  const std::vector<Array>* constants;
+  const Kernels* k;
+  int64_t position;  // tokens that the caches hold already
+  int thread, threads;
+  std::vector<float>* scratch;
+  const std::function<void(int64_t)>* outside;  // what runs elsewhere, on slots
+
+  float* at(const Tensor& t) const;
+  float* floats(int64_t n) const;  // scratch of this thread
+  void share(int64_t total, int64_t& from, int64_t& to, int64_t grain = 1) const;
+};
+
+struct Args {  // what an operation is made of; read with checks
+  std::vector<Tensor> tensors;
+  std::vector<int64_t> ints;
+  std::vector<double> numbers;
+  std::vector<int64_t> arrays;  // constants
+  int64_t integer(size_t k) const;
+  float number(size_t k) const;
+  const Tensor& tensor(size_t k) const;
+};
+
+class Program;
+
+struct Op {
+  virtual ~Op() = default;
+  virtual void run(const Context& c) const = 0;
+  virtual bool parallel() const { return true; }  // false: only the first thread works
+  virtual std::string choice() const { return ""; }
+  virtual std::vector<std::vector<int>> choices(int) const { return {}; }
+  virtual void choose(const Program&, const std::vector<int>&) {}
+  virtual int64_t bytes() const { return 0; }
+};
+
+class Program {
+ public:
+  Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels);
+  int64_t constant(Array a);
+  void add(const std::string& kind, const Args& args);
+  void run(float* const* slots, float* state, int64_t position, double* seconds = nullptr, const std::function<void(int64_t)>* outside = nullptr);
+  // Times the choices of one product; keeps and returns the best.
+  std::vector<int> tune(size_t op, int rounds);
+
+  const Array& array(int64_t id, const char* types) const;
+  // The range [low, high) of floats from t's offset that an operation touches must lie inside.
+  void inside(const Tensor& t, int64_t low, int64_t high) const;
+  void inside(const Tensor& t) const;
+  std::string choice(size_t op) const { return ops_.at(op)->choice(); }
+  int64_t bytes(size_t op) const { return ops_.at(op)->bytes(); }
+  size_t size() const { return ops_.size(); }
+  int64_t arena_size() const { return arena_; }
+  int64_t state_size() const { return state_; }
+  const std::vector<int64_t>& slots() const { return slots_; }
+  int threads() const { return threads_; }
+  const Kernels* kernels() const { return kernels_; }
+
+ private:
+  void run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside);
+  std::unique_ptr<float[]> borrow();
+  void give_back(std::unique_ptr<float[]> arena);
+
+  int64_t arena_, state_;
+  std::vector<int64_t> slots_;
+  int threads_;
+  const Kernels* kernels_;
+  std::vector<Array> constants_;
+  std::vector<std::unique_ptr<Op>> ops_;
+  std::mutex lock_;
+  std::vector<std::unique_ptr<float[]>> arenas_;  // one for each call that runs at the same time
+};
+
+using Maker = std::unique_ptr<Op> (*)(const Program&, const Args&);
+Maker maker_of(const std::string& kind);  // null: no such operation
+Maker find_product(const std::string& kind);
+Maker find_spatial(const std::string& kind);
+Maker find_tensor(const std::string& kind);
+Maker find_sequence(const std::string& kind);
+
+// Dimensions of several tensors walked together: size-1 ones dropped, mergeable ones merged, ordered by the first one's strides.
+struct Walk {
+  int rank = 0, operands = 0;
+  int64_t shape[kMostDims] = {}, stride[4][kMostDims] = {};
+  Walk() = default;
+  Walk(std::initializer_list<const Tensor*> tensors);
+  int64_t outer() const;  // how many runs of the innermost dimension
+  void at(int64_t index, int64_t* offsets) const;
+  int64_t inner() const { return rank ? shape[rank - 1] : 1; }
+  int64_t step(int operand) const { return rank ? stride[operand][rank - 1] : 1; }
+};
+
+}  // namespace secateur

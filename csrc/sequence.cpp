@@ -1,0 +1,212 @@
+// Attention and recurrent layers.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "program.h"
+
+namespace secateur {
+namespace {
+
+// softmax(q k^T * scale + mask) v. tensors: q [B, H, T, D], k [B, G, S, D], v [B, G, S, E], out [B, H, T, E], [mask [B, H, T, S]];
+// ints: causal, cached; numbers: scale. With cached, k and v are the whole caches: they hold `position` tokens, and the T new ones.
+class Attention final : public Op {
+ public:
+  Attention(const Program&, const Args& a) : q_(a.tensor(0)), k_(a.tensor(1)), v_(a.tensor(2)), out_(a.tensor(3)), causal_(a.integer(0)), cached_(a.integer(1)), scale_(a.number(0)) {
+    for (const Tensor* t : {&q_, &k_, &v_, &out_}) demand(t->rank == 4, "attention needs four dimensions");
+    demand(k_.shape[1] > 0 && q_.shape[1] % k_.shape[1] == 0 && v_.shape[1] == k_.shape[1] && k_.shape[3] == q_.shape[3] && v_.shape[2] == k_.shape[2], "heads do not match");
+    demand(out_.shape[1] == q_.shape[1] && out_.shape[2] == q_.shape[2] && out_.shape[3] == v_.shape[3] && out_.space != Space::constant, "heads do not match");
+    for (const Tensor* t : {&k_, &v_, &out_}) demand(t->shape[0] == q_.shape[0], "batches do not match");
+    if ((masked_ = a.tensors.size() > 4)) {
+      mask_ = a.tensor(4);
+      demand(mask_.rank == 4 && mask_.shape[2] == q_.shape[2] && mask_.shape[3] == k_.shape[2] && mask_.shape[0] == q_.shape[0] && mask_.shape[1] == q_.shape[1], "a mask has another shape");
+    }
+  }
+  void run(const Context& c) const override {
+    int64_t keys = cached_ ? std::min(k_.shape[2], c.position + q_.shape[2]) : k_.shape[2], queries = q_.shape[2], from, to;
+    bool tiled = q_.stride[2] == 1 && out_.stride[2] == 1 && queries >= 8;
+    int64_t tile = tiled ? c.k->attend_width : 1, tiles = (queries + tile - 1) / tile;
+    int64_t heads = q_.shape[1], group = heads / k_.shape[1], depth = q_.shape[3], wide = v_.shape[3];
+    c.share(q_.shape[0] * heads * tiles, from, to);
+    float* scores = c.floats((keys + 8) * c.k->attend_width + (keys + 8) * depth + (depth + wide) * c.k->attend_width + 64);
+    float *packed = scores + (keys + 8) * c.k->attend_width, *query = packed + (keys + 8) * depth, *result = query + depth * c.k->attend_width;
+    int64_t packed_head = -1;
+    for (int64_t i = from; i < to; i++) {
+      int64_t t = i % tiles * tile, h = i / tiles % heads, b = i / tiles / heads, n = std::min(tile, queries - t);
+      const float *q = c.at(q_) + b * q_.stride[0] + h * q_.stride[1] + t * q_.stride[2];
+      const float *k = c.at(k_) + b * k_.stride[0] + h / group * k_.stride[1], *v = c.at(v_) + b * v_.stride[0] + h / group * v_.stride[1];
+      const float* mask = masked_ ? c.at(mask_) + b * mask_.stride[0] + h * mask_.stride[1] + t * mask_.stride[2] : nullptr;
+      float* out = c.at(out_) + b * out_.stride[0] + h * out_.stride[1] + t * out_.stride[2];
+      int64_t first = causal_ ? (cached_ ? c.position : 0) + t : -1;
+      if (!tiled) {
+        one(c, q, k, v, mask, first < 0 ? keys : std::min(keys, first + 1), scores, query, out);
+        continue;
+      }
+      if (packed_head != b * heads + h) {
+        for (int64_t d = 0; d < depth; d++)
+          for (int64_t s = 0; s < keys; s++) packed[s * depth + d] = k[s * k_.stride[2] + d * k_.stride[3]] * scale_;
+        packed_head = b * heads + h;
+      }
+      const float* in = q;
+      float* to_ = out;
+      int64_t in_stride = q_.stride[3], out_stride = out_.stride[3];
+      if (n < tile) {  // whole registers would read and write beyond the last query
+        for (int64_t d = 0; d < depth; d++)
+          for (int64_t j = 0; j < tile; j++) query[d * tile + j] = j < n ? q[d * q_.stride[3] + j] : 0.0f;
+        in = query, in_stride = tile, to_ = result, out_stride = tile;
+      }
+      c.k->attend(in, in_stride, packed, v, v_.stride[3], v_.stride[2], keys, depth, wide, mask, masked_ ? mask_.stride[2] : 0, masked_ ? mask_.stride[3] : 0,
+                  first, scores, to_, out_stride, n);
+      if (n < tile)
+        for (int64_t d = 0; d < wide; d++) std::memcpy(out + d * out_.stride[3], result + d * tile, size_t(n) * 4);
+    }
+  }
+
+ private:
+  void one(const Context& c, const float* q, const float* k, const float* v, const float* mask, int64_t keys, float* scores, float* query, float* out) const {
+    int64_t depth = q_.shape[3], wide = v_.shape[3];
+    for (int64_t d = 0; d < depth; d++) query[d] = q[d * q_.stride[3]] * scale_;
+    if (k_.stride[2] == 1) {  // keys are neighbours: add up over depth
+      std::fill_n(scores, keys, 0.0f);
+      for (int64_t d = 0; d < depth; d++) c.k->accumulate(query[d], k + d * k_.stride[3], scores, keys);
+    } else {
+      for (int64_t s = 0; s < keys; s++) {
+        const float* key = k + s * k_.stride[2];
+        if (k_.stride[3] == 1) scores[s] = c.k->dot(query, key, depth);
+        else {
+          scores[s] = 0;
+          for (int64_t d = 0; d < depth; d++) scores[s] += query[d] * key[d * k_.stride[3]];
+        }
+      }
+    }
+    if (mask)
+      for (int64_t s = 0; s < keys; s++) scores[s] += mask[s * mask_.stride[3]];
+    float inverse = 1.0f / c.k->exponentials(scores, c.k->largest(scores, keys), keys);
+    for (int64_t e = 0; e < wide; e++) {
+      const float* column = v + e * v_.stride[3];
+      float total = 0;
+      if (v_.stride[2] == 1) total = c.k->dot(scores, column, keys);
+      else for (int64_t s = 0; s < keys; s++) total += scores[s] * column[s * v_.stride[2]];
+      out[e * out_.stride[3]] = total * inverse;
+    }
+  }
+  Tensor q_, k_, v_, out_, mask_;
+  bool causal_, cached_, masked_;
+  float scale_;
+};
+
+// Writes new keys or values behind the `position` tokens that a cache holds. tensors: x [B, G, T, D], cache [B, G, S, D].
+class Append final : public Op {
+ public:
+  Append(const Program&, const Args& a) : x_(a.tensor(0)), cache_(a.tensor(1)) {
+    demand(x_.rank == 4 && cache_.rank == 4 && x_.shape[2] <= cache_.shape[2] && x_.shape[3] == cache_.shape[3] && x_.shape[0] == cache_.shape[0] &&
+               x_.shape[1] == cache_.shape[1] && cache_.space == Space::state, "a cache does not match");
+  }
+  void run(const Context& c) const override {
+    int64_t from, to, start = std::min(c.position, cache_.shape[2] - x_.shape[2]);
+    c.share(x_.shape[0] * x_.shape[1], from, to);
+    for (int64_t i = from; i < to; i++) {
+      const float* x = c.at(x_) + i / x_.shape[1] * x_.stride[0] + i % x_.shape[1] * x_.stride[1];
+      float* y = c.at(cache_) + i / x_.shape[1] * cache_.stride[0] + i % x_.shape[1] * cache_.stride[1] + start * cache_.stride[2];
+      for (int64_t d = 0; d < x_.shape[3]; d++)
+        for (int64_t t = 0; t < x_.shape[2]; t++) y[t * cache_.stride[2] + d * cache_.stride[3]] = x[t * x_.stride[2] + d * x_.stride[3]];
+    }
+  }
+
+ private:
+  Tensor x_, cache_;
+};
+
+// LSTM and GRU over time; the input's share of the gates is computed before. tensors: gates [T, B, 4H or 3H], out [T, B, H], h0, c0,
+// h, c [B, H] (c's are not used by a GRU); ints: is LSTM, reversed, kind, sparse; arrays: bias of the recurrent share, values, [starts, index].
+class Recurrent final : public Op {
+ public:
+  Recurrent(const Program& program, const Args& a) : lstm_(a.integer(0)), reversed_(a.integer(1)) {
+    for (int k = 0; k < 6; k++) t_[k] = a.tensor(k);
+    demand(t_[0].rank == 3 && t_[1].rank == 3, "a recurrent layer needs time, batch and features");
+    time_ = t_[0].shape[0], batch_ = t_[0].shape[1], hidden_ = t_[1].shape[2];
+    int64_t gates = (lstm_ ? 4 : 3) * hidden_;
+    demand(t_[0].shape[2] == gates && t_[1].shape[0] == time_ && t_[1].shape[1] == batch_ && t_[1].space != Space::constant, "gates do not match");
+    for (int k = 2; k < 6; k++)
+      demand(t_[k].rank == 2 && t_[k].shape[0] == batch_ && t_[k].shape[1] == hidden_ && (k < 4 || t_[k].space != Space::constant), "a state has another shape");
+    const Array &bias = program.array(a.arrays.at(0), "f"), &values = program.array(a.arrays.at(1), "f");
+    demand(bias.size == gates, "a bias has another length");
+    m_ = {gates, hidden_, nullptr, nullptr, values.data, nullptr, static_cast<const float*>(bias.data), Values::f32};
+    if (a.integer(2)) {
+      const Array &starts = program.array(a.arrays.at(2), "i"), &index = program.array(a.arrays.at(3), "H");
+      m_.starts = static_cast<const int32_t*>(starts.data), m_.index = static_cast<const uint16_t*>(index.data);
+      demand(starts.size == gates + 1 && m_.starts[0] == 0 && m_.starts[gates] == index.size && index.size == values.size, "sparse rows do not match");
+      for (int64_t r = 0; r < gates; r++) demand(m_.starts[r] <= m_.starts[r + 1], "sparse rows run backwards");
+      for (int64_t k = 0; k < index.size; k++) demand(m_.index[k] < hidden_, "a sparse column is not there");
+    } else {
+      demand(values.size == gates * hidden_, "a matrix has another size");
+    }
+  }
+  bool parallel() const override { return batch_ > 1; }
+  void run(const Context& c) const override {
+    int64_t from, to, n = hidden_, gates = m_.rows;
+    c.share(batch_, from, to);
+    float *h = c.floats(2 * n + 2 * gates), *s = h + n, *mine = s + n, *fed = mine + gates;
+    auto at = [&](int k, int64_t b) { return c.at(t_[k]) + b * t_[k].stride[0]; };
+    for (int64_t b = from; b < to; b++) {
+      for (int64_t j = 0; j < n; j++) h[j] = at(2, b)[j * t_[2].stride[1]], s[j] = at(3, b)[j * t_[3].stride[1]];
+      for (int64_t i = 0; i < time_; i++) {
+        int64_t t = reversed_ ? time_ - 1 - i : i;
+        const float* gate = c.at(t_[0]) + t * t_[0].stride[0] + b * t_[0].stride[1];
+        for (int64_t j = 0; j < gates; j++) fed[j] = gate[j * t_[0].stride[2]];
+        c.k->gemv(m_, 0, gates, h, mine);
+        lstm_ ? lstm(c, h, s, mine, fed) : gru(c, h, mine, fed);
+        float* out = c.at(t_[1]) + t * t_[1].stride[0] + b * t_[1].stride[1];
+        for (int64_t j = 0; j < n; j++) out[j * t_[1].stride[2]] = h[j];
+      }
+      for (int64_t j = 0; j < n; j++) at(4, b)[j * t_[4].stride[1]] = h[j], at(5, b)[j * t_[5].stride[1]] = s[j];
+    }
+  }
+  std::string choice() const override { return m_.index ? "sparse rows times a vector" : "dense rows times a vector"; }
+
+ private:
+  void lstm(const Context& c, float* h, float* s, float* g, const float* fed) const {  // gates: input, forget, cell, output
+    int64_t n = hidden_;
+    c.k->pair(Pair::add, g, 1, fed, 1, g, 4 * n);
+    c.k->act(Act::sigmoid, 0, 0, g, g, 2 * n);
+    c.k->act(Act::tanh, 0, 0, g + 2 * n, g + 2 * n, n);
+    c.k->act(Act::sigmoid, 0, 0, g + 3 * n, g + 3 * n, n);
+    c.k->pair(Pair::mul, g, 1, g + 2 * n, 1, g, n);
+    c.k->pair(Pair::mul, s, 1, g + n, 1, s, n);
+    c.k->pair(Pair::add, s, 1, g, 1, s, n);
+    c.k->act(Act::tanh, 0, 0, s, h, n);
+    c.k->pair(Pair::mul, h, 1, g + 3 * n, 1, h, n);
+  }
+  void gru(const Context& c, float* h, float* g, float* fed) const {  // gates: reset, update, new
+    int64_t n = hidden_;
+    c.k->pair(Pair::add, fed, 1, g, 1, fed, 2 * n);
+    c.k->act(Act::sigmoid, 0, 0, fed, fed, 2 * n);
+    c.k->pair(Pair::mul, g + 2 * n, 1, fed, 1, g + 2 * n, n);
+    c.k->pair(Pair::add, fed + 2 * n, 1, g + 2 * n, 1, g, n);
+    c.k->act(Act::tanh, 0, 0, g, g, n);
+    c.k->pair(Pair::sub, h, 1, g, 1, h, n);
+    c.k->pair(Pair::mul, h, 1, fed + n, 1, h, n);
+    c.k->pair(Pair::add, h, 1, g, 1, h, n);
+  }
+  Tensor t_[6];
+  bool lstm_, reversed_;
+  int64_t time_, batch_, hidden_;
+  Gemv m_;
+};
+
+template <class T>
+std::unique_ptr<Op> make(const Program& program, const Args& args) {
+  return std::make_unique<T>(program, args);
+}
+
+}  // namespace
+
+Maker find_sequence(const std::string& kind) {
+  if (kind == "attention") return make<Attention>;
+  if (kind == "append") return make<Append>;
+  if (kind == "recurrent") return make<Recurrent>;
+  return nullptr;
+}
+
+}  // namespace secateur

@@ -1,0 +1,205 @@
+"""One run of a module as a graph, through `torch.export`: operations stay as large as they are written (linear, attention, LSTM).
+
+What does not depend on the inputs is computed here once: masks, rotary tables, position numbers. In-place operations are read as if
+they made a new value; one that writes through a view of something read later is refused.
+"""
+
+import operator
+import warnings
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from secateur.errors import UnknownOperation
+from secateur.examples import Example, leaving_no_trace
+from secateur.runtime.graph import Graph, Node, Value, values_in
+
+__all__ = ["captured"]
+
+_SAME = frozenset(
+    [
+        "dropout",
+        "dropout_",
+        "feature_dropout",
+        "alpha_dropout",
+        "contiguous",
+        "clone",
+        "detach",
+        "alias",
+        "lift_fresh_copy",
+        "_assert_tensor_metadata",
+    ]
+)
+_VIEWS = frozenset(
+    [
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "slice",
+        "select",
+        "expand",
+        "flatten",
+        "unflatten",
+        "t",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "narrow",
+        "view_as",
+        "alias",
+        "detach",
+    ]
+)
+_FILLED = frozenset(
+    ["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"]
+)  # no matter what the tensor holds
+
+
+def captured(model: nn.Module, example: Example) -> Graph:
+    """The graph of ``model`` on ``example``, with every size fixed.
+
+    Raises:
+        UnknownOperation: it cannot be exported.
+    """
+    with warnings.catch_warnings(), leaving_no_trace(model):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(model, example.args, example.kwargs, strict=False)
+        except Exception as error:
+            raise UnknownOperation(
+                f"torch.export cannot capture {type(model).__name__} ({type(error).__name__}: {str(error).strip()[:300]}); "
+                "compile the part of it that can be exported"
+            ) from error
+        try:
+            return _Reader(program).read()
+        except _WritesThroughView:  # slower to capture, and batch norms stay operations of their own
+            return _Reader(program.run_decompositions({})).read()
+
+
+class _WritesThroughView(Exception):
+    """An in-place operation changes a tensor that is also seen otherwise."""
+
+
+class _Reader:
+    def __init__(self, program: Any) -> None:
+        module = program.module()
+        assert isinstance(module, fx.GraphModule)
+        self.module, self.program = module, program
+        self.known: dict[fx.Node, Any] = {}
+        self.graph = Graph([], [], [], None)
+
+    def read(self) -> Graph:
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                self._input(node)
+            elif node.op == "get_attr":
+                self.known[node] = _constant(_attribute(self.module, node.target))
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._output(node)
+        for done in self.graph.nodes:
+            for value in values_in([done.args, done.kwargs]):
+                value.users.append(done)
+        return self.graph
+
+    def _input(self, node: fx.Node) -> None:
+        meta = node.meta["val"]
+        if not isinstance(meta, torch.Tensor):
+            self.known[node] = meta
+            return
+        value = Value(tuple(meta.shape), meta.dtype)
+        self.graph.inputs.append(value)
+        self.known[node] = value
+
+    def _output(self, node: fx.Node) -> None:
+        found = tree_map(lambda n: self.known[n] if isinstance(n, fx.Node) else n, node.args[0])
+        leaves = [leaf for leaf in tree_flatten(found)[0] if isinstance(leaf, Value)]
+        self.graph.outputs = leaves
+        spec = self.program.call_spec.out_spec
+        if spec is not None and len(leaves) == spec.num_leaves:
+            self.graph.result = _plain(tree_unflatten(list(range(len(leaves))), spec))
+
+    def _call(self, node: fx.Node) -> None:
+        args, kwargs = tree_map(self._known, (tuple(node.args), dict(node.kwargs)))
+        name = _name(node.target)
+        if name in _SAME and isinstance(args[0], Value):
+            self.known[node] = args[0]
+            return
+        if node.target is operator.getitem:
+            self.known[node] = args[0][args[1]]
+            return
+        inputs = list(values_in([args, kwargs]))
+        if name in _FILLED:
+            self.known[node] = _constant(_filled(name, args, node.meta["val"]))
+            return
+        if all(v.tensor is not None for v in inputs) and "rand" not in name and "bernoulli" not in name:
+            plain = tree_map(lambda v: v.tensor if isinstance(v, Value) else v, (args, kwargs))
+            self.known[node] = tree_map(_constant, _ran(node.target, plain))
+            return
+        self._add(node, name, args, kwargs)
+
+    def _add(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> None:
+        meta = node.meta["val"]
+        shapes = list(meta) if isinstance(meta, list | tuple) else [meta]
+        outs = [Value(tuple(m.shape), m.dtype) for m in shapes if isinstance(m, torch.Tensor)]
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        made = Node(name.removesuffix("_"), node.target, args, kwargs, outs, stack[-1] if stack else "")
+        for out in outs:
+            out.node = made
+        self.graph.nodes.append(made)
+        self.known[node] = outs if isinstance(meta, list | tuple) else outs[0] if outs else None
+        if name.endswith("_") and not name.startswith("_"):
+            self._overwrite(args[0], outs[0])
+
+    def _overwrite(self, old: Value, new: Value) -> None:
+        if (old.node is not None and old.node.name in _VIEWS) or old.tensor is not None:
+            raise _WritesThroughView
+        for other, value in self.known.items():
+            if value is old:
+                self.known[other] = new
+
+    def _known(self, leaf: Any) -> Any:
+        return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
+
+
+def _constant(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return Value(tuple(leaf.shape), leaf.dtype, tensor=leaf.detach())
+
+
+def _ran(target: Any, plain: Any) -> Any:
+    return target(*plain[0], **plain[1])
+
+
+def _filled(name: str, args: Any, like: torch.Tensor) -> torch.Tensor:
+    number = args[-1] if "full" in name else 1 if "ones" in name else 0
+    return torch.full(tuple(like.shape), number, dtype=like.dtype)
+
+
+def _attribute(module: nn.Module, path: Any) -> Any:
+    found: Any = module
+    for part in str(path).split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.rsplit("::", 1)[-1]
+    return getattr(target, "__name__", str(target))
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in tree]
+    return tree

@@ -1,0 +1,218 @@
+"""`compile`: a model as a program for the sparse engine, called like the module."""
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+import secateur_engine
+from secateur.errors import BadFile, UnknownName, UnknownOperation, WrongModel
+from secateur.examples import Example, leaving_no_trace, run
+from secateur.report import Pruned
+from secateur.runtime.capturing import captured
+from secateur.runtime.compiling import program
+from secateur.runtime.emitting import Constants
+from secateur.runtime.graph import Graph
+from secateur.runtime.outside import runner
+from secateur.runtime.reporting import Layer, RuntimeReport, layers_of, notes_of
+
+__all__ = ["Compiled", "compile_model", "load"]
+
+_VALUES = ("float32", "float16", "int8")
+
+
+class Compiled:
+    """A compiled model. Call it with what the module takes: torch tensors or numpy arrays; several threads may at once."""
+
+    def __init__(
+        self, engine: secateur_engine.Model | None, module: nn.Module | None, notes: Sequence[str] = ()
+    ) -> None:
+        self.engine, self._module, self._notes = engine, module, list(notes)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result."""
+        if self.engine is None:
+            return self._in_torch(args, kwargs)
+        return self.engine(*self._ordered(args, kwargs))
+
+    def session(self) -> secateur_engine.Session:
+        """An empty cache, for generation token by token."""
+        if self.engine is None:
+            raise UnknownOperation("generation with a cache needs the compiled engine, which is not installed here")
+        return self.engine.session()
+
+    def report(self, *, seconds: float = 1.0, dense: bool = True) -> RuntimeReport:
+        """Time every layer: with its zeros left out, and (``dense``) with all weights multiplied by the same engine."""
+        if self.engine is None:
+            return RuntimeReport(kernels="torch", threads=torch.get_num_threads(), layers=(), notes=tuple(self._notes))
+        layers: list[Layer] = layers_of(self.engine, seconds=seconds, dense=dense)
+        return RuntimeReport(
+            kernels=secateur_engine.available(self.engine.kernels),
+            threads=self.engine.threads,
+            layers=tuple(layers),
+            notes=(*self._notes, *notes_of(self.engine)),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One file with everything; `secateur.runtime.load` and `secateur_engine.load` read it, without the model's class."""
+        if self.engine is None:
+            raise UnknownOperation("a compiled model is saved where the compiled engine is installed")
+        secateur_engine.write(path, self.engine.document, self.engine.arrays)
+
+    def _ordered(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        assert self.engine is not None
+        names: list[str] = list(self.engine.document.get("names", []))
+        flat = [a for a in args if hasattr(a, "shape")]
+        if not kwargs:
+            return flat
+        unknown = [k for k in kwargs if k not in names]
+        if unknown:
+            raise WrongModel(f"the model was compiled with the keyword inputs {names}, and is called with {unknown}")
+        return flat + [kwargs[name] for name in names if name in kwargs and hasattr(kwargs[name], "shape")]
+
+    def _in_torch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._module is not None
+        numbers = any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values()))
+        args, kwargs = tree_map_only(np.ndarray, torch.from_numpy, (args, kwargs))
+        with torch.no_grad():
+            made = self._module(*args, **kwargs)
+        return tree_map_only(Tensor, lambda t: t.numpy(), made) if numbers else made
+
+
+def compile_model(
+    model: nn.Module | Pruned,
+    example_inputs: Any,
+    *,
+    threads: int | None = None,
+    batch: int | tuple[int, int] | None = None,
+    values: str = "float32",
+    cache: int = 0,
+    tune: bool = False,
+    kernels: str = "",
+    form: str | None = None,
+) -> Compiled:
+    """Compile a model for the CPU; zeros of its weights are not multiplied.
+
+    Args:
+        model: a module, or what `secateur.prune` returned. It is not changed.
+        example_inputs: what its ``forward`` takes: a tensor, a tuple, or a dict of keyword inputs. All sizes but the batch (the first
+            axis) are fixed.
+        threads: how many work on one call; None: as many as torch uses.
+        batch: the batch size, or the smallest and largest. A range is covered by programs for powers of two, which share all weights.
+        values: "float32", "float16" or "int8": how weights are kept for products with single vectors (batch 1 of a linear layer).
+        cache: for generation: how many tokens the caches of causal attention hold; the second axis (length) then takes the batch's
+            part, and positions must be an input. See `Compiled.session`.
+        tune: time the choices of every product and keep the best (seconds to a minute); the choices are saved too.
+        kernels: "avx512", "avx2", "baseline"; the best that there is, if it is left out.
+        form: keep all weights as "1" (single nonzeros), "2" or "4" (blocks of rows) or "dense", instead of choosing for each layer.
+
+    Raises:
+        UnknownOperation: the model cannot be captured, or needs types that the engine does not have.
+        WrongModel: it does not run on the example.
+    """
+    module = copy.deepcopy(model.model if isinstance(model, Pruned) else model).eval()
+    if values not in _VALUES:
+        raise UnknownName(f"values={values!r} is not known; there are {', '.join(_VALUES)}")
+    example = Example.of(example_inputs)
+    with leaving_no_trace(module):
+        run(module, example)
+    if not secateur_engine.available(kernels):
+        return Compiled(
+            None,
+            module,
+            [
+                "the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"
+            ],
+        )
+    axis = 1 if cache else 0
+    constants, programs, labels = Constants(), [], []
+    result: Any = None
+    for size in _sizes(example, batch, axis):
+        graph = captured(module, _sized(example, size, axis))
+        document, said = _program(graph, constants, size=size, axis=axis, values=values, form=form, cache=cache)
+        programs.append(document)
+        labels.append(said)
+        result = graph.result
+    document = {
+        "programs": programs,
+        "labels": labels,
+        "axis": axis,
+        "cache": cache,
+        "names": list(example.kwargs),
+        "values": values,
+    }
+    if result not in (None, 0, [0]):
+        document["result"] = result
+    threads = threads or torch.get_num_threads()
+    engine = secateur_engine.Model(
+        document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
+    ).built()
+    if tune:
+        _tune(engine)
+    return Compiled(engine, None)
+
+
+def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -> Compiled:
+    """Read what `Compiled.save` wrote; the model's class is not needed.
+
+    Raises:
+        BadFile: the file is damaged, truncated, hostile, or no compiled model.
+    """
+    try:
+        engine = secateur_engine.load(path, threads=threads, kernels=kernels)
+    except secateur_engine.BadFile as error:
+        raise BadFile(str(error)) from None
+    for one in engine.programs:
+        one._outside = runner(engine.arrays)
+    return Compiled(engine, None)
+
+
+def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        return program(graph, constants, **how)
+    except NotImplementedError as error:
+        raise UnknownOperation(str(error)) from error
+
+
+def _sizes(example: Example, batch: int | tuple[int, int] | None, axis: int) -> list[int]:
+    tensors = [t for t in (*example.args, *example.kwargs.values()) if isinstance(t, Tensor) and t.dim() > axis]
+    if batch is None:
+        return [int(tensors[0].shape[axis]) if tensors else 1]
+    if isinstance(batch, int):
+        return [batch]
+    low, high = batch
+    if not 1 <= low <= high:
+        raise WrongModel(f"batch=({low}, {high}) is no range of sizes")
+    sizes = {low, high}
+    power = 1
+    while power < high:
+        if power >= low or power == 1:
+            sizes.add(power)
+        power *= 2
+    return sorted(sizes | {1})
+
+
+def _sized(example: Example, size: int, axis: int) -> Example:
+    tensors = [t for t in (*example.args, *example.kwargs.values()) if isinstance(t, Tensor) and t.dim() > axis]
+    old = tensors[0].shape[axis] if tensors else size
+
+    def change(t: Tensor) -> Tensor:
+        if t.dim() <= axis or t.shape[axis] != old or old == size:
+            return t
+        repeats = -(-size // old)
+        return torch.cat([t] * repeats, axis).narrow(axis, 0, size)
+
+    return Example(*tree_map_only(Tensor, change, (example.args, example.kwargs)))
+
+
+def _tune(engine: secateur_engine.Model) -> None:
+    for one in engine.programs:
+        built = engine.engine(one)
+        for k, step in enumerate(one.said["steps"]):
+            if step[0] == "product":
+                step[2][1:6] = built.tune(k, 5)
