@@ -1,5 +1,6 @@
 """Methods: one paper (or practice) a file. ``sc.methods.Gradual`` is ``methods/gradual.py``."""
 
+from secateur.methods.admm import ADMM
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
 from secateur.methods.gdp import GDP
@@ -9,4 +10,4 @@ from secateur.methods.one_shot import OneShot
 from secateur.methods.slimming import Slimming
 from secateur.methods.stepwise import Stepwise
 
-__all__ = ["GDP", "Channel", "DataFree", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
+__all__ = ["ADMM", "GDP", "Channel", "DataFree", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
