@@ -58,6 +58,7 @@ FILLED_IN = {  # what allocations need, by the names of their fields
     "pricing": PRICING,
     "limit": 1500.0,
     "family": Uniform,
+    "prices": tuple((name, ((100.0, 1.0), (float("inf"), 2.0))) for name in "abc"),
     "harms": tuple((name, ((0.0, 0.0), (0.9, 1.0))) for name in "abc"),
 }
 

@@ -3,6 +3,7 @@
 from secateur.methods.admm import ADMM
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
+from secateur.methods.energy_constrained import EnergyConstrained
 from secateur.methods.gdp import GDP
 from secateur.methods.gradual import Gradual
 from secateur.methods.iterative import Iterative
@@ -10,4 +11,15 @@ from secateur.methods.one_shot import OneShot
 from secateur.methods.slimming import Slimming
 from secateur.methods.stepwise import Stepwise
 
-__all__ = ["ADMM", "GDP", "Channel", "DataFree", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
+__all__ = [
+    "ADMM",
+    "GDP",
+    "Channel",
+    "DataFree",
+    "EnergyConstrained",
+    "Gradual",
+    "Iterative",
+    "OneShot",
+    "Slimming",
+    "Stepwise",
+]
