@@ -49,7 +49,7 @@ class EnergyConstrained:
         ignore: what to leave alone; it is paid for.
     """
 
-    budget: str = "energy:50%"
+    budget: str
     every: int = 10
     end_step: int | None = None
     exact: bool = False
