@@ -112,6 +112,10 @@ class OntoChannels:
         assert total is not None
         return total
 
+    def spread(self, keep: Mapping[str, Tensor]) -> Masks:
+        """Masks on everything that leaves with the units that ``keep`` does not name."""
+        return self.channels.spread(keep, Scores(self._members))
+
     def bound(self, masks: Masks) -> Masks:
         """The rows, biases and norms that make a channel."""
         alive, found = self.channels.alive(masks), dict[str, Tensor]()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.errors import BadSparsity, WrongModel
 from secateur.holding import Hold, hold
-from secateur.limits import share_of
+from secateur.limits import absolute, share_of
 from secateur.masks import Masks
 from secateur.meeting import Limit
 from secateur.names import allocation_of, granularity_of
@@ -192,7 +192,12 @@ class Relay:
     def _share(self, sparsity: float | None) -> Allocation | Limit | None:
         method = self.method
         if isinstance(self.projection, OntoChannels):
-            return share_of(sparsity, method.budget, method.scope, max(1, method.min_kept))
+            share = share_of(sparsity, method.budget, method.scope, max(1, method.min_kept))
+            if not isinstance(share, Limit):
+                return share
+            return absolute(
+                share, share.cost.measure([self.model], self.example_inputs)[0]
+            )  # zeros may come; the budget stays
         if method.budget is not None:
             raise BadSparsity(
                 f"budget={method.budget!r} needs granularity='channel'; for energy see sc.methods.EnergyConstrained"

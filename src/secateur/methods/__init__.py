@@ -3,6 +3,7 @@
 from secateur.methods.admm import ADMM
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
+from secateur.methods.ecc import ECC
 from secateur.methods.energy_constrained import EnergyConstrained
 from secateur.methods.gdp import GDP
 from secateur.methods.gradual import Gradual
@@ -13,6 +14,7 @@ from secateur.methods.stepwise import Stepwise
 
 __all__ = [
     "ADMM",
+    "ECC",
     "GDP",
     "Channel",
     "DataFree",
