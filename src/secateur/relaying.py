@@ -195,9 +195,8 @@ class Relay:
             share = share_of(sparsity, method.budget, method.scope, max(1, method.min_kept))
             if not isinstance(share, Limit):
                 return share
-            return absolute(
-                share, share.cost.measure([self.model], self.example_inputs)[0]
-            )  # zeros may come; the budget stays
+            (dense,) = share.cost.measure([self.model], self.example_inputs)
+            return absolute(share, dense)  # zeros may come; the budget stays
         if method.budget is not None:
             raise BadSparsity(
                 f"budget={method.budget!r} needs granularity='channel'; for energy see sc.methods.EnergyConstrained"
@@ -213,18 +212,14 @@ class Relay:
         if self.history:
             iterations = [row for row in self.history if row["step"] <= self.stages.last_cut]
             apart = iterations[-1]["primal"]
+            far = "; that is far, the cut was nearly one-shot pruning: raise rho or growth" if apart > 0.3 else ""
             notes.append(
-                f"{len(iterations)} ADMM iterations; at the last one W was {apart:.1%} of its size away from its projection"
-                + (
-                    "; that is far: the cut did what one-shot pruning does, so raise rho or growth"
-                    if apart > 0.3
-                    else ""
-                )
+                f"{len(iterations)} ADMM iterations; at the last one W was {apart:.1%} of its size away from its projection{far}"
             )
         if early:
+            due = self.stages.last_cut
             notes.append(
-                f"Training stopped at step {self.steps}, before the cut at step {self.stages.last_cut}: W was projected as it was, and what "
-                "stays was not retrained"
+                f"Training stopped at step {self.steps}, before the cut at {due}: W was projected as it was, not retrained"
             )
         if self.method.bits is not None:
             notes.append(f"Kept weights are at one of {2**self.method.bits - 1} equally spaced levels per tensor")

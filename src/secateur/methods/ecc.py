@@ -18,7 +18,7 @@ from secateur.errors import BadSchedule
 from secateur.holding import Hold, hold
 from secateur.limits import absolute, limit_of
 from secateur.masks import Masks
-from secateur.meeting import measured, pricing_of
+from secateur.meeting import Met, measured, pricing_of
 from secateur.primal_dual import PrimalDual
 from secateur.profiling import profile
 from secateur.projections import OntoChannels
