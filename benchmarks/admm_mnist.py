@@ -88,7 +88,7 @@ def rows_of(args: Any, data: Split, seed: int) -> Any:
     sparsity = 1 - args.keep / total
     steps = int(args.epochs * (len(data.x_train) // BATCH))
     end = int(args.part * steps)
-    for name in args.methods[: None if seed == 0 else 2]:  # the random control on one seed
+    for name in args.methods[: None if seed == 0 else args.later]:
         known = None if args.cache is None else args.cache / f"{args.network}_{name}_{args.keep}_{seed}{args.name}.json"
         if known is not None and known.exists():
             yield json.loads(known.read_text())
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=6050, help="weights that stay at most")
     parser.add_argument("--stages", type=float, nargs="*", default=[])
     parser.add_argument("--methods", nargs="*", default=["admm", "gradual", "random"])
+    parser.add_argument("--later", type=int, default=2, help="how many of the methods run on seeds after the first")
     parser.add_argument("--dense-epochs", type=float, default=4)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--part", type=float, default=0.6, help="part of the steps before the cut")

@@ -5,8 +5,8 @@
 Items come in classes (layers); within a class they are sorted by value, and cost the same or ever more, so that a class keeps a prefix.
 
 Greedy: best value per cost first, until one does not fit; then whatever still fits. It falls short of the best by less than the value of the
-first item that did not fit (Dantzig 1957). Exact: an item whose value is further from  lambda * cost  than that gap is decided as in
-the relaxation; the few others are searched with their bound (Balas & Zemel 1980, the core of the problem).
+first item that did not fit (Dantzig 1957). Exact: counts of a class that lose more than that gap against the relaxation are out of the
+question; the few others (the core of the problem, Balas & Zemel 1980) are searched class by class.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,8 @@ def keep_best(values: Sequence[Tensor], costs: Sequence[Tensor], room: float, *,
     _fill(keep, cost, owner, order[whole:], left)
     gap = max(0.0, bound - float(value[keep].sum()))
     if exact and gap > 0:
-        keep = _core(keep, value, cost, owner, room, price=price, gap=gap)
+        counts = _core(values, costs, room, price=price, gap=gap)
+        keep = keep if counts is None else torch.cat([torch.arange(n) < k for n, k in zip(sizes, counts, strict=True)])
         gap = 0.0
     return _choice(keep, value, cost, owner, (len(sizes), gap))
 
@@ -86,52 +87,41 @@ def _fill(keep: Tensor, cost: Tensor, owner: Tensor, rest: Tensor, left: float) 
             return
 
 
-def _core(keep: Tensor, value: Tensor, cost: Tensor, owner: Tensor, room: float, *, price: float, gap: float) -> Tensor:
-    """The best choice, by searching the items that the relaxation does not decide."""
-    loss = value - price * cost
-    open_ = (loss.abs() <= gap * (1 + 1e-9)).nonzero().flatten()
-    sure = (loss > 0) & ~torch.isin(torch.arange(len(value)), open_)
-    left = room - float(cost[sure].sum())
-    items = open_[torch.argsort(value[open_] / cost[open_], descending=True, stable=True)].tolist()
-    best = float(value[keep].sum() - value[sure].sum())
-    # states: cost -> (value, chosen); only those that no other beats in both, and whose bound reaches the best so far
-    states: list[tuple[float, float, tuple[int, ...]]] = [(0.0, 0.0, ())]
-    chosen: tuple[int, ...] = tuple(i for i in items if bool(keep[i]))
-    for place, item in enumerate(items):
-        c, v = float(cost[item]), float(value[item])
-        grown = [(s + c, w + v, (*had, item)) for s, w, had in states if s + c <= left * (1 + _SLACK) + _SLACK]
-        states = _undominated([*states, *grown])
-        top = max(states, key=lambda s: s[1])
-        if top[1] > best:
-            best, chosen = top[1], top[2]
-        rate = 0.0
-        if place + 1 < len(items):
-            following = items[place + 1]
-            rate = float(value[following] / cost[following])
-        states = [s for s in states if s[1] + (left - s[0]) * rate > best]
-        if not states:
-            break
-    found = sure.clone()
-    found[list(chosen)] = True
-    return _prefixes(found, owner)
+def _core(
+    values: Sequence[Tensor], costs: Sequence[Tensor], room: float, *, price: float, gap: float
+) -> tuple[int, ...] | None:
+    """The counts of the best choice, if one is better than the greedy one: dynamic programming over the classes.
 
-
-def _undominated(states: list[tuple[float, float, tuple[int, ...]]]) -> list[tuple[float, float, tuple[int, ...]]]:
-    kept, most = [], -1.0
-    for state in sorted(states, key=lambda s: (s[0], -s[1])):
-        if state[1] > most:
-            kept.append(state)
-            most = state[1]
-    return kept
-
-
-def _prefixes(keep: Tensor, owner: Tensor) -> Tensor:
-    """The same number of every class, its first ones: no worse in value, no dearer."""
-    found = torch.zeros_like(keep)
-    for mine in set(owner.tolist()):
-        places = (owner == mine).nonzero().flatten()
-        found[places[: int(keep[places].sum())]] = True
-    return found
+    Keeping n of class k loses  loss_k(n) = max over m of R_k(m) - R_k(n) >= 0  against the relaxation,  R_k(n) = value - price * cost  of the
+    first n. What a choice falls short of the bound by is the sum of its losses and price * (room it leaves): only sums below ``gap`` matter.
+    """
+    cost, loss = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    trail: list[tuple[Tensor, Tensor]] = []  # of every state after class k: the state before, and how many are kept
+    for v, c in zip(values, costs, strict=True):
+        spent = torch.cat([c.new_zeros(1).double(), c.double().cpu().cumsum(0)])
+        worth = torch.cat([v.new_zeros(1).double(), v.double().cpu().cumsum(0)]) - price * spent
+        lost = worth.max() - worth
+        counts = (lost < gap).nonzero().flatten()
+        sums, losses = (cost[:, None] + spent[counts]).flatten(), (loss[:, None] + lost[counts]).flatten()
+        states = ((sums <= room * (1 + _SLACK)) & (losses < gap)).nonzero().flatten()
+        # of two states that cost the same or less, the one worth less is useless: worth is  price * cost - loss  here, plus what all share
+        order = states[torch.argsort(sums[states], stable=True)]
+        gain = price * sums[order] - losses[order]
+        before = torch.cat([gain.new_full((1,), -torch.inf), gain.cummax(0).values[:-1]])[: len(gain)]
+        order = order[gain > before]
+        trail.append((order // len(counts), counts[order % len(counts)]))
+        cost, loss = sums[order], losses[order]
+    if not len(cost):
+        return None
+    short = loss + price * (room - cost)
+    state = int(short.argmin())
+    if float(short[state]) >= gap * (1 - 1e-12):
+        return None
+    found = []
+    for previous, kept in reversed(trail):
+        found.append(int(kept[state]))
+        state = int(previous[state])
+    return tuple(reversed(found))
 
 
 def _choice(keep: Tensor, value: Tensor, cost: Tensor, owner: Tensor, about: tuple[int, float]) -> Choice:
