@@ -1,6 +1,7 @@
 """Methods: one paper (or practice) a file. ``sc.methods.Gradual`` is ``methods/gradual.py``."""
 
 from secateur.methods.admm import ADMM
+from secateur.methods.alps import ALPS
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
 from secateur.methods.ecc import ECC
@@ -14,6 +15,7 @@ from secateur.methods.stepwise import Stepwise
 
 __all__ = [
     "ADMM",
+    "ALPS",
     "ECC",
     "GDP",
     "Channel",
