@@ -11,6 +11,7 @@ Every row begins at the same dense network, takes as many steps on the same batc
 """
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +24,11 @@ from benchmarks import nets
 from benchmarks.data import Split, load_cifar, load_mnist
 from benchmarks.record import options, record, timed
 from benchmarks.training import accuracy, each_batch
-from secateur.allocations.priced import Priced
 from secateur.costs.energy import Energy
 from secateur.granularities.unstructured import Unstructured
 from secateur.planning import plan
 from secateur.scores import Scores
-from secateur.spending import Spending, whole
+from secateur.spending import Spending
 from secateur.systolic import uses_of
 from secateur.targets import find_targets
 
@@ -62,22 +62,20 @@ class Following:
             self.masks(self.spending.dense * (self.spending.limit / self.spending.dense) ** share).apply_(self.model)
 
     def masks(self, limit: float) -> sc.Masks:
-        """Bisect how much may stay."""
+        """As many of the ranking as the energy pays for."""
         weights = {name: self.model.get_parameter(name).detach() for name in self.targets}
-        units = Unstructured().pool(Scores(weights, each=torch.abs, facts=self.targets))
         each = self.places if self.by == "macs" else dict.fromkeys(self.targets, 1)
-        prices = tuple((name, ((float("inf"), float(each[name])),)) for name in self.targets)
-        low, high = 0.0, sum(each[name] * weights[name].numel() for name in self.targets)
-        best: Any = None
-        for _ in range(22):
-            middle = (low + high) / 2
-            counts = Priced(prices=prices, limit=middle, min_kept=1)(units) if middle > 0 else {}
-            spent = self.spending.fixed + sum(whole(self.spending.prices[n], k) for n, k in counts.items())
-            if spent <= limit and counts:
-                low, best = middle, counts
-            else:
-                high = middle
-        return plan(Scores(weights, each=torch.abs, facts=self.targets), Unstructured(), lambda _: best)
+        ranks, costs, owners = [], [], []
+        for k, (name, w) in enumerate(weights.items()):
+            ranks.append(w.abs().flatten().sort(descending=True).values.double().square() / each[name])
+            ((cache, near), (_, far)) = self.spending.prices[name]
+            costs.append(torch.where(torch.arange(w.numel()) < cache, near, far))
+            owners.append(torch.full((w.numel(),), k))
+        order = torch.cat(ranks).argsort(descending=True, stable=True)
+        spent = self.spending.fixed + torch.cat(costs)[order].cumsum(0)
+        kept = torch.bincount(torch.cat(owners)[order[: int((spent <= limit).sum())]], minlength=len(weights)).tolist()
+        counts = dict(zip(weights, kept, strict=True))
+        return plan(Scores(weights, each=torch.abs, facts=self.targets), Unstructured(), lambda _: counts)
 
     def finish(self) -> Any:
         """The masked model."""
@@ -130,6 +128,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--dense", help="weights of LeNet-5 to begin at; trained here for two epochs if left out")
+    parser.add_argument("--again", action="store_true", help="measure every row again")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.network == "resnet20":
@@ -146,9 +145,13 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {"method": "dense", "budget": 100, "accuracy": accuracy(dense, data.x_test, data.y_test), "energy": 1.0}
     ]
+    path = args.out / f"energy_{args.network}.json"
+    if path.exists() and not args.again:  # go on where an earlier run was cut off
+        rows = json.loads(path.read_text())["rows"]
+    done = {(row["method"], row["budget"]) for row in rows}
     print(rows[0], flush=True)
     for budget in BUDGETS[-1:] if args.quick else BUDGETS:
-        for method in METHODS:
+        for method in (m for m in METHODS if (m, budget) not in done):
             row, seconds = timed(lambda m=method, b=budget: row_of(m, b, dense, data, args))
             rows.append({"method": method, "budget": budget} | row | {"seconds": round(seconds, 1)})
             print(rows[-1], flush=True)

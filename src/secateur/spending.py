@@ -11,7 +11,7 @@ from secateur.errors import NeedsTask, UnknownName
 from secateur.names import budget_of
 from secateur.protocols import Cost, WeightCost
 
-__all__ = ["Spending", "whole"]
+__all__ = ["Spending"]
 
 
 class Spending:
@@ -56,7 +56,7 @@ class Spending:
     ) -> Priced:
         """What stays of ``names`` within ``limit`` (None: the budget); everything else stays and is paid for."""
         chosen = set(names)
-        others = sum(whole(steps, self._kept[name]) for name, steps in self.prices.items() if name not in chosen)
+        others = sum(_whole(steps, self._kept[name]) for name, steps in self.prices.items() if name not in chosen)
         return Priced(
             prices=tuple((name, steps) for name, steps in self.prices.items() if name in chosen),
             limit=self.limit if limit is None else limit,
@@ -81,7 +81,7 @@ class Spending:
         )
 
 
-def whole(steps: tuple[tuple[float, float], ...], kept: int) -> float:
+def _whole(steps: tuple[tuple[float, float], ...], kept: int) -> float:
     """What ``kept`` weights of one name cost."""
     total, left = 0.0, float(kept)
     for many, each in steps:
