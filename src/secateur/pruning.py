@@ -52,7 +52,8 @@ def prune(
         budget: what the result may cost: ``"macs:50%"``, ``"params:1M"``, ``"bytes:2MB"``, ``"latency:50%"``, ``"latency:8ms"`` or
             ``"peak_memory:64MB"``; met from below, with granularity "channel". The widths follow from it. ``"energy:40%"`` also works
             with single weights, rows, blocks, ...: what stays is worth the most for its energy.
-        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row": masks.
+        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel",
+            "shape", "row": masks.
             "channel": coupled channels, heads and hidden units leave for real, and the network becomes narrower.
         scope: "global" (one ranking; with a budget, by score per cost), "layer" (the same fraction everywhere), "erk", "lamp", the
             curves of `secateur.sensitivity`, or an allocation object, which says how much by itself.

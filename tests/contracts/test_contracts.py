@@ -36,6 +36,7 @@ GRANULARITIES = [
     "filter",
     "kernel",
     "input_channel",
+    "shape",
 ]
 CRITERIA = [find("criteria", name)() for name in names_in("criteria")]
 STEPS = {"begin_step": 2, "end_step": 11, "frequency": 4}

@@ -46,7 +46,7 @@ def train(model, run, optimizer, steps, seed=0, penalty=True):
         run.step()
 
 
-@pytest.mark.parametrize("text", ["unstructured", "2:4", "block:2x2", "filter", "input_channel", "row"])
+@pytest.mark.parametrize("text", ["unstructured", "2:4", "block:2x2", "filter", "input_channel", "shape", "row"])
 def test_projection_is_the_nearest_point(text):
     """Against every other choice of as many units."""
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def others_of(text):
             torch.zeros(16, dtype=torch.bool).index_fill(0, torch.tensor(c), True).view(4, 4)
             for c in combinations(range(16), 8)
         )
-    if text in ("filter", "input_channel"):
+    if text in ("filter", "input_channel", "shape"):
         for c in combinations(range(4), 2):
             mask = torch.zeros(4, 4, dtype=torch.bool).index_fill(0, torch.tensor(c), True)
             yield mask if text == "filter" else mask.t()
