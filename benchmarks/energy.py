@@ -4,8 +4,9 @@ Every row begins at the same dense network, takes as many steps on the same batc
 
     energy      `EnergyConstrained`: weights by square per energy, under a decaying budget
     magnitude   the same loop and budget; all weights in one ranking by size, as many as the energy allows
-    macs        the same loop and budget; weights by square per multiply-accumulate
+    macs        channels leave at once, within the most multiply-accumulates that the energy allows (L1 per MAC); then the same steps
     width       channels leave at once, the same fraction of every layer (L1), until the energy is met; then the same steps
+    ecc         `ECC`: channels leave while the network trains, under an energy budget
 
     python -m benchmarks.energy --network lenet_5
 """
@@ -29,23 +30,19 @@ from secateur.granularities.unstructured import Unstructured
 from secateur.planning import plan
 from secateur.scores import Scores
 from secateur.spending import Spending
-from secateur.systolic import uses_of
 from secateur.targets import find_targets
 
 BUDGETS = (60, 40, 25, 15)
-METHODS = ("energy", "magnitude", "macs", "width")
+METHODS = ("energy", "magnitude", "macs", "width", "ecc")
 EVERY = 10
 
 
 class Following:
     """The loop of `EnergyConstrained` with another ranking: the most of it that the energy of the moment allows."""
 
-    def __init__(self, model: nn.Module, optimizer: Any, x: torch.Tensor, *, budget: str, end: int, by: str) -> None:
-        self.model, self.optimizer, self.end, self.by = model, optimizer, end, by
+    def __init__(self, model: nn.Module, optimizer: Any, x: torch.Tensor, *, budget: str, end: int) -> None:
+        self.model, self.optimizer, self.end = model, optimizer, end
         self.spending, self.targets = Spending(model, budget, x), find_targets(model)
-        self.places: dict[str, int] = {}
-        for use in uses_of(model, x):
-            self.places[use.name] = self.places.get(use.name, 0) + use.positions
         self.steps, self.hold = 0, None
 
     def penalty(self) -> torch.Tensor:
@@ -64,10 +61,9 @@ class Following:
     def masks(self, limit: float) -> sc.Masks:
         """As many of the ranking as the energy pays for."""
         weights = {name: self.model.get_parameter(name).detach() for name in self.targets}
-        each = self.places if self.by == "macs" else dict.fromkeys(self.targets, 1)
         ranks, costs, owners = [], [], []
         for k, (name, w) in enumerate(weights.items()):
-            ranks.append(w.abs().flatten().sort(descending=True).values.double().square() / each[name])
+            ranks.append(w.abs().flatten().sort(descending=True).values.double())
             ((cache, near), (_, far)) = self.spending.prices[name]
             costs.append(torch.where(torch.arange(w.numel()) < cache, near, far))
             owners.append(torch.full((w.numel(),), k))
@@ -100,6 +96,25 @@ def fit(model: nn.Module, data: Split, *, steps: int, lr: float, batch: int, beg
     return run
 
 
+def by_macs(dense: nn.Module, share: float, x: torch.Tensor) -> nn.Module:
+    """The widest network within some multiply-accumulates that takes at most ``share`` of the energy."""
+    low, high, found = 0.0, 1.0, dense
+    (limit,) = Energy().measure([dense], x)
+    for _ in range(8):
+        middle = (low + high) / 2
+        text = f"macs:{100 * middle:.4f}%"
+        try:
+            narrow = sc.prune(dense, "magnitude", budget=text, granularity="channel", example_inputs=x).model
+        except sc.errors.OverBudget:  # fewer than there can be
+            low = middle
+            continue
+        if Energy().measure([narrow], x)[0] <= share * limit:
+            low, found = middle, narrow
+        else:
+            high = middle
+    return found
+
+
 def row_of(method: str, budget: int, dense: nn.Module, data: Split, args: Any) -> dict[str, Any]:
     """Train one and measure it."""
     x, text = data.x_train[:1], f"energy:{budget}%"
@@ -108,13 +123,15 @@ def row_of(method: str, budget: int, dense: nn.Module, data: Split, args: Any) -
     if method == "width":
         model = sc.prune(dense, "magnitude", budget=text, granularity="channel", scope="layer", example_inputs=x).model
         fit(model, data, begin=None, **settings)
-    elif method == "energy":
-        chosen = sc.methods.EnergyConstrained(budget=text, every=EVERY, end_step=end)
+    elif method == "macs":
+        model = by_macs(dense, budget / 100, x)
+        fit(model, data, begin=None, **settings)
+    elif method in ("energy", "ecc"):
+        kind = sc.methods.ECC if method == "ecc" else sc.methods.EnergyConstrained
+        chosen = kind(budget=text, every=EVERY, end_step=end)
         model = fit(model, data, begin=lambda m, o: chosen.start(m, o, example_inputs=x), **settings).finish().model
     else:
-        model = fit(
-            model, data, begin=lambda m, o: Following(m, o, x, budget=text, end=end, by=method), **settings
-        ).finish()
+        model = fit(model, data, begin=lambda m, o: Following(m, o, x, budget=text, end=end), **settings).finish()
     before, after = Energy().measure([dense, model], x)
     kept = sum(int(p.count_nonzero()) for p in model.parameters() if p.dim() > 1)
     return {"accuracy": accuracy(model, data.x_test, data.y_test), "energy": after / before, "kept": kept}

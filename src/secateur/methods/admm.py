@@ -41,7 +41,7 @@ class ADMM:
         overrides: sparsities of single layers; the rest follows ``scope``.
         min_kept: units that stay in every layer at least.
         rho: the weight of the penalty. Too small, and nothing is pulled: `ADMMRun.history` and the receipt say how far W was from Z.
-        growth: what rho is multiplied with after every iteration.
+        growth: what rho is multiplied with after every iteration; 1 keeps it as it is, as in the paper.
         every: optimizer steps in one iteration; None: so that all iterations take 60 % of ``total_steps``, or 500.
         iterations: Z-steps before the cut.
         stages: lower sparsities to go through first, e.g. ``(0.9, 0.97)``.
@@ -61,7 +61,7 @@ class ADMM:
     overrides: Mapping[str, float] = field(default_factory=dict, hash=False)
     min_kept: int = 0
     rho: float = 1e-3
-    growth: float = 1.0
+    growth: float = 1.15
     every: int | None = None
     iterations: int = 30
     stages: tuple[float, ...] = ()
