@@ -88,7 +88,7 @@ def rows_of(name: str, args: Any) -> list[dict[str, Any]]:
         table = CostTable.read(path)
     else:
         widths = sample_widths(coupling, HELD_OUT + max(FITTED), least=0.1, seed=1, round_to=round_to)
-        table = measure_widths(model, coupling, widths, example_inputs=x, meter=meter, seconds=args.seconds, sweeps=4)
+        table = measure_widths(model, coupling, widths, example_inputs=x, meter=meter, seconds=args.seconds)
         table.write(path)
     total, rows = len(table.costs), []
     held = table.part(range(total - HELD_OUT, total))

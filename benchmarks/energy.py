@@ -100,7 +100,7 @@ def by_macs(dense: nn.Module, share: float, x: torch.Tensor) -> nn.Module:
     """The widest network within some multiply-accumulates that takes at most ``share`` of the energy."""
     low, high, found = 0.0, 1.0, dense
     (limit,) = Energy().measure([dense], x)
-    for _ in range(8):
+    for _ in range(10):
         middle = (low + high) / 2
         text = f"macs:{100 * middle:.4f}%"
         try:
@@ -167,7 +167,7 @@ def main() -> None:
         rows = json.loads(path.read_text())["rows"]
     done = {(row["method"], row["budget"]) for row in rows}
     print(rows[0], flush=True)
-    for budget in BUDGETS[-1:] if args.quick else BUDGETS:
+    for budget in BUDGETS[-1:] if args.quick else reversed(BUDGETS):
         for method in (m for m in METHODS if (m, budget) not in done):
             row, seconds = timed(lambda m=method, b=budget: row_of(m, b, dense, data, args))
             rows.append({"method": method, "budget": budget} | row | {"seconds": round(seconds, 1)})

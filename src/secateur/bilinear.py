@@ -117,20 +117,23 @@ def measure_widths(
     example_inputs: Any,
     meter: Meter,
     seconds: float = 0.2,
-    sweeps: int = 2,
 ) -> CostTable:
-    """Narrow copies of ``model`` to each of ``widths`` and measure them, several times over; the least of each counts."""
+    """Narrow copies of ``model`` to each of ``widths`` and measure each in turn with ``model`` itself.
+
+    A cost is the median ratio to the full network times the least that this one took: what else runs slows both.
+    """
     channels = Channels(groups=coupling.groups())
-    models = [_narrowed(model, coupling, channels, row) for row in widths]
     example = Example.of(example_inputs, device_of(model))
-    found = [float("inf")] * len(models)
-    for _ in range(sweeps):
-        for k, each in enumerate(models):
-            call = partial(each, *example.args, **example.kwargs)
-            with leaving_no_trace(each):
-                now = meter.per_call(call, seconds=seconds / sweeps, rounds=15)
-            found[k] = min(found[k], now)
-    return CostTable.of(list(widths), found, unit=meter.unit, measured=meter.says)
+    full = partial(model, *example.args, **example.kwargs)
+    ratios = []
+    with leaving_no_trace(model):
+        whole = meter.per_call(full, seconds=seconds)
+        for row in widths:
+            narrow = _narrowed(model, coupling, channels, row)
+            with leaving_no_trace(narrow):
+                ratios.append(meter.ratio(partial(narrow, *example.args, **example.kwargs), full, seconds=seconds))
+        whole = min(whole, meter.per_call(full, seconds=seconds))
+    return CostTable.of(list(widths), [whole * ratio for ratio in ratios], unit=meter.unit, measured=meter.says)
 
 
 def fit_bilinear(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, final
 
 import torch
@@ -37,19 +38,30 @@ class Meter:
 
     def per_call(self, call: Callable[[], Any], *, seconds: float = 0.2, rounds: int = 5) -> float:
         """What one call takes: the least mean of some rounds, since everything else that runs only adds to it."""
-        call()
-        start = time.perf_counter()
-        call()
-        once = max(time.perf_counter() - start, 1e-6)
-        repeats = max(1, int(seconds / rounds / once))
-        found = []
-        for _ in range(rounds):
-            before = self.reading()
-            for _ in range(repeats):
-                call()
-            spent = self.reading() - before
-            found.append((spent if spent >= 0 else spent + self.wraps_at) / repeats)
-        return min(found)
+        repeats = _repeats(call, seconds / rounds)
+        return min(self._mean(call, repeats) for _ in range(rounds))
+
+    def ratio(
+        self, call: Callable[[], Any], reference: Callable[[], Any], *, seconds: float = 0.2, rounds: int = 9
+    ) -> float:
+        """What a call takes of what ``reference`` does: the median over rounds that have both in turn, so that a busy machine favours neither."""
+        times = [_repeats(one, seconds / rounds / 2) for one in (call, reference)]
+        return median(self._mean(call, times[0]) / max(self._mean(reference, times[1]), 1e-12) for _ in range(rounds))
+
+    def _mean(self, call: Callable[[], Any], repeats: int) -> float:
+        before = self.reading()
+        for _ in range(repeats):
+            call()
+        spent = self.reading() - before
+        return (spent if spent >= 0 else spent + self.wraps_at) / repeats
+
+
+def _repeats(call: Callable[[], Any], seconds: float) -> int:
+    """How many calls fill some time; two calls are spent on finding out."""
+    call()
+    start = time.perf_counter()
+    call()
+    return max(1, int(seconds / max(time.perf_counter() - start, 1e-6)))
 
 
 def find_meter(device: torch.device | str = "cpu", *, powercap: Path = POWERCAP) -> Meter:

@@ -156,8 +156,11 @@ class ECCRun:
             alive = self._onto.channels.alive(self._hold.masks)
             energies = {k: self._onto.energy(self._weights, k).masked_fill(~a, 0.0) for k, a in alive.items()}
             stay = {key: kept & alive[key] for key, kept in self.search.survivors(energies).items()}
+            if self.search.excess({key: int(kept.sum()) for key, kept in stay.items()}) <= 0:
+                self._fix()  # the last step takes no more than the budget asks for
+                return
             self._hold.renew(self._onto.spread(stay) & self._hold.masks)
-        if self.steps >= self.end_step or self.search.excess(self.widths) <= 0:
+        if self.steps >= self.end_step:
             self._fix()
 
     def penalty(self) -> Tensor:
@@ -211,7 +214,7 @@ class ECCRun:
         self._hold.renew(Masks(dict(state["masks"])))
 
     def _fix(self) -> None:
-        """Measure for real; take more out where the budget is not met."""
+        """Measure for real, and take out what the budget still asks for."""
         cost, coupling = self.limit.cost, self._onto.coupling
         _, now = measured(self.model, coupling, self.masks, cost, self.example_inputs)
         if now > self.limit.budget.amount:
