@@ -2,7 +2,8 @@
 
 Every row begins at the same dense network, takes as many steps on the same batches at the same rates, and ends within the same energy:
 
-    energy      `EnergyConstrained`: weights by square per energy, under a decaying budget
+    energy      `EnergyConstrained`: weights by square per energy, under a decaying budget (the paper's)
+    fisher      the same with metric="fisher": by square times curvature per energy
     magnitude   the same loop and budget; all weights in one ranking by size, as many as the energy allows
     macs        channels leave at once, within the most multiply-accumulates that the energy allows (L1 per MAC); then the same steps
     width       channels leave at once, the same fraction of every layer (L1), until the energy is met; then the same steps
@@ -33,7 +34,7 @@ from secateur.spending import Spending
 from secateur.targets import find_targets
 
 BUDGETS = (60, 40, 25, 15)
-METHODS = ("energy", "magnitude", "macs", "width", "ecc")
+METHODS = ("fisher", "energy", "magnitude", "width", "ecc", "macs")
 EVERY = 10
 
 
@@ -126,9 +127,9 @@ def row_of(method: str, budget: int, dense: nn.Module, data: Split, args: Any) -
     elif method == "macs":
         model = by_macs(dense, budget / 100, x)
         fit(model, data, begin=None, **settings)
-    elif method in ("energy", "ecc"):
+    elif method in ("energy", "fisher", "ecc"):
         kind = sc.methods.ECC if method == "ecc" else sc.methods.EnergyConstrained
-        chosen = kind(budget=text, every=EVERY, end_step=end)
+        chosen = kind(budget=text, every=EVERY, end_step=end, **({"metric": "fisher"} if method == "fisher" else {}))
         model = fit(model, data, begin=lambda m, o: chosen.start(m, o, example_inputs=x), **settings).finish().model
     else:
         model = fit(model, data, begin=lambda m, o: Following(m, o, x, budget=text, end=end), **settings).finish()
@@ -167,8 +168,8 @@ def main() -> None:
         rows = json.loads(path.read_text())["rows"]
     done = {(row["method"], row["budget"]) for row in rows}
     print(rows[0], flush=True)
-    for budget in BUDGETS[-1:] if args.quick else reversed(BUDGETS):
-        for method in (m for m in METHODS if (m, budget) not in done):
+    for method in METHODS:
+        for budget in (b for b in reversed(BUDGETS) if (method, b) not in done and not (args.quick and b > 15)):
             row, seconds = timed(lambda m=method, b=budget: row_of(m, b, dense, data, args))
             rows.append({"method": method, "budget": budget} | row | {"seconds": round(seconds, 1)})
             print(rows[-1], flush=True)

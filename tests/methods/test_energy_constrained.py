@@ -43,12 +43,15 @@ def begin(method):
 METHODS = [
     sc.methods.EnergyConstrained(budget="energy:40%", every=3, end_step=20),
     sc.methods.EnergyConstrained(budget="energy:40%", every=3, end_step=20, exact=True, distill=0.5),
+    sc.methods.EnergyConstrained(budget="energy:40%", every=3, end_step=20, metric="fisher"),
     sc.methods.ECC(budget="energy:40%", every=2, end_step=20),
     sc.methods.ECC(budget="macs:40%", every=2, end_step=20, distill=0.5, min_kept=2),
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}-{m.budget}-{m.distill}")
+@pytest.mark.parametrize(
+    "method", METHODS, ids=lambda m: f"{type(m).__name__}-{m.budget}-{m.distill}-{getattr(m, 'metric', '')}"
+)
 def test_the_budget_holds_and_resumed_is_uninterrupted(method):
     (dense,) = Energy().measure([net()], X)
     straight = begin(method)
@@ -103,6 +106,8 @@ def test_early_ends_and_refusals():
     pruned = run.finish()
     assert any("before end_step=100" in note for note in pruned.report.notes)
     assert Energy().measure([pruned.model], X)[0] <= 0.5 * Energy().measure([net()], X)[0]
+    with pytest.raises(sc.errors.UnknownName, match="how much the loss feels"):
+        sc.methods.EnergyConstrained(budget="energy:50%", metric="taxi")
     for kind in (sc.methods.EnergyConstrained, sc.methods.ECC):
         with pytest.raises(sc.errors.BadSchedule):
             kind(budget="energy:50%").start(model, optimizer, example_inputs=X)
@@ -134,3 +139,22 @@ def test_primal_dual_takes_what_is_dear_and_spares_what_resists():
     assert counts["b"] < counts["a"]
     assert search.y["a"] > 0
     assert search.z > 0
+
+
+def test_the_fisher_metric_removes_what_the_loss_does_not_feel():
+    """Of two large weights, the one whose input is always zero leaves first; in the Euclidean metric the smaller one does."""
+    kept = []
+    for metric in ("euclid", "fisher"):
+        layer = nn.Linear(2, 1, bias=False)
+        layer.weight.data = torch.tensor([[2.0, 1.0]])
+        model = nn.Sequential(layer)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        method = sc.methods.EnergyConstrained(budget="energy:80%", end_step=3, metric=metric)
+        run = method.start(model, optimizer, example_inputs=torch.zeros(1, 2))
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(torch.tensor([[0.0, 1.0]])) - 5).square().sum().backward()
+            optimizer.step()
+            run.step()
+        kept.append(run.finish().masks["0.weight"].tolist())
+    assert kept == [[[True, False]], [[False, True]]]

@@ -14,7 +14,8 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import BadSchedule
+from secateur.curvature import Curvature
+from secateur.errors import BadSchedule, UnknownName
 from secateur.granularities.unstructured import Unstructured
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
@@ -43,6 +44,8 @@ class EnergyConstrained:
         end_step: when the budget is reached and the zeros are held; None: after 60 % of ``total_steps``.
         exact: solve every knapsack exactly, not greedily (whose gap is below one weight's square).
         min_kept: weights that stay in every layer at least.
+        metric: in which what is lost is measured: "euclid", w^2, as in the paper; or "fisher", F w^2, with F from the gradients of the
+            training (`secateur.curvature`): weights that the loss does not feel leave first, whatever their size.
         distill: how much the dense model counts as a teacher; its term is ``penalty()``.
         temperature: of the teacher; None for regression.
         cost: the cost that the budget is in, with parameters of its own, such as ``Energy(array=SystolicArray(rows=8))``.
@@ -54,6 +57,7 @@ class EnergyConstrained:
     end_step: int | None = None
     exact: bool = False
     min_kept: int = 1
+    metric: str = "euclid"
     distill: float = 0.0
     temperature: float | None = 4.0
     cost: Cost | None = None
@@ -62,6 +66,10 @@ class EnergyConstrained:
     def __post_init__(self) -> None:
         if self.every < 1 or (self.end_step is not None and self.end_step < 0):
             raise BadSchedule(f"every={self.every} must be 1 or more and end_step={self.end_step} 0 or more")
+        if self.metric not in ("euclid", "fisher"):
+            raise UnknownName(
+                f"metric={self.metric!r} is 'euclid' (the size of weights) or 'fisher' (how much the loss feels them)"
+            )
 
     def start(
         self,
@@ -117,6 +125,7 @@ class EnergyConstrainedRun:
         self.task, self._copies = task, tuple(copies)
         self._targets = find_targets(model, ignore=method.ignore)
         self.spending = Spending(model, method.budget, example_inputs, cost=method.cost)
+        self._curvature = Curvature(model, optimizer, self._targets) if method.metric == "fisher" else None
         self._masks_at(self.spending.limit)  # a rehearsal: what cannot work is refused now
         self._before = profile(model, example_inputs, task=task)
         self.teaching = Teaching(model, method.distill, method.temperature)
@@ -176,6 +185,8 @@ class EnergyConstrainedRun:
         """Take all hooks off without projecting or measuring."""
         if self._hold is not None:
             self._hold.release()
+        if self._curvature is not None:
+            self._curvature.release()
         self.teaching.release()
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,6 +198,7 @@ class EnergyConstrainedRun:
             "dense": self.spending.dense,
             "limit": self.spending.limit,
             "teaching": self.teaching.state_dict(),
+            "curvature": {} if self._curvature is None else self._curvature.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,6 +206,8 @@ class EnergyConstrainedRun:
         self.steps = int(state["steps"])
         self.spending.dense, self.spending.limit = float(state["dense"]), float(state["limit"])
         self.teaching.load_state_dict(state["teaching"])
+        if self._curvature is not None:
+            self._curvature.load_state_dict(state["curvature"])
         if state["masks"] is not None:
             self._hold = hold(self.model, Masks(dict(state["masks"])), self.optimizer, copies=self._copies)
 
@@ -203,8 +217,16 @@ class EnergyConstrainedRun:
 
     def _masks_at(self, limit: float) -> Masks:
         weights = {name: self.model.get_parameter(name).detach() for name in self._targets}
-        amount = self.spending.allocation(self._targets, limit, exact=self.method.exact, min_kept=self.method.min_kept)
-        return plan(Scores(weights, each=torch.abs, facts=self._targets), Unstructured(), amount)
+        damage = self._curvature.damage(weights) if self._curvature else None
+        scores = Scores(damage or weights, each=torch.abs, facts=self._targets)
+        amount = self.spending.allocation(
+            self._targets,
+            limit,
+            power=1.0 if damage else 2.0,
+            exact=self.method.exact,
+            min_kept=self.method.min_kept,
+        )
+        return plan(scores, Unstructured(), amount)
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
         raise TypeError("a run is hooked to one model and optimizer: copy those, start again, load run.state_dict()")

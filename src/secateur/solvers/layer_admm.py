@@ -65,7 +65,10 @@ def layer_admm(
     size = h.diagonal().clamp(min=1e-30).sqrt()
     h, v = h / size[:, None] / size[None, :], dense * size
     values, basis = torch.linalg.eigh(h)
-    values = values.clamp(min=0)
+    kind = torch.promote_types(
+        weights.dtype, torch.float32
+    )  # decomposed in double; steps in what weights are in, at least float32
+    values, basis, h, v = (part.to(kind) for part in (values.clamp(min=0), basis, h, v))
     target = v @ h
     d, u = v.clone(), torch.zeros_like(v)
     mask, used = torch.ones_like(v, dtype=torch.bool), 0
@@ -86,7 +89,7 @@ def layer_admm(
     fitted = _conjugate_gradients(cut, mask, h, target, refit) if refit else cut
     whole = float((v @ h * v).sum()) or 1.0
     errors = [float(((x - v) @ h * (x - v)).sum()) / whole for x in (fitted, cut)]
-    out = (fitted / size).to(weights.dtype).masked_fill(~mask, 0)
+    out = (fitted / size.to(kind)).to(weights.dtype).masked_fill(~mask, 0)
     return LayerFit(out, mask, errors[0], errors[1], used)
 
 
