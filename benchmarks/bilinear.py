@@ -1,8 +1,8 @@
 """The bilinear cost model: fitted to a few measured widths of a network, judged on widths it has not seen.
 
 For each network, random widths are narrowed for real and measured with the best counter that this machine has (`secateur.meters`; the
-result says which). The model is fitted to the first 4, 6, 8, 12, ... of them and judged on 16 others. Widths of the two
-larger networks are drawn in multiples of 8, as budgets of latency use them. The measurements are kept as tables (`results/bilinear_*.csv`).
+result says which). The model is fitted to the first 4, 6, 8, 12, ... of them and judged on 16 others. Widths of the VGG-like
+network are drawn in multiples of 8, as budgets of latency use them. The measurements are kept as tables (`results/bilinear_*.csv`).
 
     python -m benchmarks.bilinear
 """
@@ -72,7 +72,7 @@ def make_mobilenet() -> nn.Module:
 NETWORKS = {
     "LeNet-5": (nets.make_lenet_5, (1, 28, 28), 1),
     "VGG-like": (make_vgg, (3, 32, 32), 8),
-    "MobileNetV2-like": (make_mobilenet, (3, 32, 32), 8),
+    "MobileNetV2-like": (make_mobilenet, (3, 32, 32), 1),
 }
 
 
