@@ -36,7 +36,7 @@ def unit_of(granularity: str, flat: int, place: tuple[int, int, Place]) -> Unit:
     if ":" in granularity:
         m = int(granularity.split(":")[1])
         return (o, k, i // m), i % m
-    return (), {"filter": o, "kernel": (o, i), "input_channel": i}[granularity]
+    return (), {"filter": o, "kernel": (o, i), "input_channel": i, "shape": (i, k)}[granularity]
 
 
 def units_of(

@@ -21,7 +21,7 @@ from secateur.activations import run_batch
 from secateur.errors import UnknownName, WrongModel
 from secateur.gradients import evaluating
 
-__all__ = ["distillation"]
+__all__ = ["distillation", "soft_distance"]
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -77,7 +77,7 @@ def distillation(
         with torch.no_grad(), evaluating(teacher), _watching(teacher, paths) as taught:
             teacher(*args, **kwargs)
         ours, theirs = (logits(s.out[""]) if logits else s.out[""] for s in (student, taught))
-        total = _soft(ours, theirs, temperature, dim)
+        total = soft_distance(ours, theirs, temperature, dim)
         if hard is not None:
             total = (1 - weight) * hard + weight * total
         for path, factor in paths.items():
@@ -87,7 +87,7 @@ def distillation(
     return distilled
 
 
-def _soft(ours: Tensor, theirs: Tensor, temperature: float | None, dim: int) -> Tensor:
+def soft_distance(ours: Tensor, theirs: Tensor, temperature: float | None, dim: int) -> Tensor:
     """The distance of two outputs, averaged over examples and places."""
     if not isinstance(ours, Tensor):
         raise WrongModel(

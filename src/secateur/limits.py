@@ -1,5 +1,6 @@
 """What may stay, in the words of a user: ``sparsity=0.5`` becomes an allocation, ``budget="macs:50%"`` a limit to be met by measuring."""
 
+from dataclasses import replace
 from functools import partial
 
 from secateur.budgets import Budget
@@ -8,7 +9,7 @@ from secateur.meeting import Limit
 from secateur.names import allocation_of, find, names_in
 from secateur.protocols import Allocation
 
-__all__ = ["limit_of", "share_of"]
+__all__ = ["absolute", "limit_of", "share_of"]
 
 
 def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
@@ -27,6 +28,15 @@ def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
         return Limit(budget=wanted, cost=cost, min_kept=min_kept)
     allocation_of(scope, 0.5)  # an unknown name is refused here
     return Limit(budget=wanted, cost=cost, family=partial(_family, scope, min_kept), min_kept=min_kept)
+
+
+def absolute(limit: Limit, dense: float) -> Limit:
+    """A limit in the cost's unit, once it is known what the dense model costs: for models that change before it is met.
+
+    >>> absolute(limit_of("macs:50%"), 2000.0).budget
+    Budget(cost='macs', amount=1000.0, relative=False)
+    """
+    return replace(limit, budget=Budget(limit.budget.cost, limit.budget.limit(dense), relative=False))
 
 
 def share_of(sparsity: float | None, budget: str | None, scope: str, min_kept: int) -> Allocation | Limit:

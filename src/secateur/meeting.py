@@ -29,7 +29,7 @@ from secateur.pricing import Dimension, Pricing
 from secateur.protocols import Allocation, Cost
 from secateur.scores import Scores
 
-__all__ = ["Limit", "Met", "meet", "pricing_of", "steps_of"]
+__all__ = ["Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
 
 _ROUNDS = 12
 _SLACK = {"ms": 0.015}  # a clock is not surer than that, by unit
@@ -122,7 +122,7 @@ def meet(
     best: Met | None = None
     for _ in range(_ROUNDS):
         masks = plan(scores, channels, within.allocation(pricing, aims.next, steps))
-        dense, now = _measured(model, coupling, masks, cost, example_inputs)
+        dense, now = measured(model, coupling, masks, cost, example_inputs)
         limit = within.budget.limit(dense)
         if now <= limit and (best is None or now / limit > best.cost / best.limit):
             best = Met(masks=masks, dense=dense, limit=limit, cost=now)
@@ -174,7 +174,7 @@ class _Aims:
         return True
 
 
-def _measured(
+def measured(
     model: nn.Module, coupling: Coupling, masks: Masks, cost: Cost, example_inputs: Any
 ) -> tuple[float, float]:
     """What the model and its narrowed copy cost, side by side."""

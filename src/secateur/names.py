@@ -107,7 +107,7 @@ def granularity_of(text: str | Granularity) -> Granularity:
         return made() if isinstance(made, type) else made  # type: ignore[no-any-return]
     raise UnknownName(
         f"granularity {text!r} is unknown; there are: unstructured, row, N:M such as 2:4, block:RxC such as block:4x1, "
-        "filter, kernel, input_channel, channel (yours: 'package.module:Thing')"
+        "filter, kernel, input_channel, shape, channel (yours: 'package.module:Thing')"
     )
 
 

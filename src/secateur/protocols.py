@@ -29,6 +29,7 @@ __all__ = [
     "Targets",
     "Tracker",
     "TrainingMethod",
+    "WeightCost",
 ]
 
 Targets = Mapping[str, LayerFacts]  # the parameters that may be pruned, and how each is laid out
@@ -102,6 +103,16 @@ class Cost(Protocol):
 
     def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:
         """How the cost of ``model`` shrinks with its dimensions, exactly or nearly; for searching."""
+
+
+@runtime_checkable
+class WeightCost(Cost, Protocol):
+    """A cost that single weights have, so that budgets make sense for masks."""
+
+    def of_weights(
+        self, model: nn.Module, example_inputs: Any
+    ) -> tuple[float, Mapping[str, tuple[tuple[float, float], ...]]]:
+        """What is spent whatever stays, and by name ``(how many weights, what each costs)``, the cheap ones first."""
 
 
 @runtime_checkable

@@ -16,7 +16,8 @@ from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
 from secateur.sensitivity import Sensitivity
-from secateur.targets import Ignore
+from secateur.spending import Spending
+from secateur.targets import Ignore, find_targets
 from secateur.task import Task
 
 __all__ = ["prune"]
@@ -49,8 +50,10 @@ def prune(
             "data_free", which merges similar channels, with granularity "channel".
         sparsity: the fraction removed, in [0, 1). N:M patterns say it themselves; "data_free" finds it out, if it is left out.
         budget: what the result may cost: ``"macs:50%"``, ``"params:1M"``, ``"bytes:2MB"``, ``"latency:50%"``, ``"latency:8ms"`` or
-            ``"peak_memory:64MB"``; met from below, with granularity "channel". The widths follow from it.
-        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel", "row": masks.
+            ``"peak_memory:64MB"``; met from below, with granularity "channel". The widths follow from it. ``"energy:40%"`` also works
+            with single weights, rows, blocks, ...: what stays is worth the most for its energy.
+        granularity: "unstructured", "2:4" (any N:M), "block:4x1" (any RxC), "filter", "kernel", "input_channel",
+            "shape", "row": masks.
             "channel": coupled channels, heads and hidden units leave for real, and the network becomes narrower.
         scope: "global" (one ranking; with a budget, by score per cost), "layer" (the same fraction everywhere), "erk", "lamp", the
             curves of `secateur.sensitivity`, or an allocation object, which says how much by itself.
@@ -81,10 +84,13 @@ def prune(
     25
     """
     if budget is not None and granularity != "channel":
-        raise UnknownName(
-            f"budget={budget!r} needs granularity='channel', which takes channels out for real; "
-            f"granularity={granularity!r} takes sparsity="
+        _check_alone(sparsity, overrides)
+        criterion = _criterion(method, options, seed)
+        within = OneShot(
+            criterion=criterion, granularity=granularity_of(granularity), ignore=ignore, include_bias=include_bias
         )
+        power = 2.0 if describe(criterion).startswith("Magnitude") else 1.0
+        return _within(within, Spending(model, budget, example_inputs), model, task, power=power, min_kept=min_kept)
     if budget is not None and budget.strip().startswith("latency"):
         options.setdefault("round_to", 8)  # odd widths cost more than they save
     own = _own(method, granularity)
@@ -115,6 +121,21 @@ def prune(
                 "leave single layers dense with ignore="
             )
     return one_shot(model, task=task, example_inputs=example_inputs)
+
+
+def _within(
+    one_shot: OneShot, spending: Spending, model: nn.Module, task: Task | None, *, power: float, min_kept: int
+) -> Pruned:
+    """Single weights, rows, blocks, ... within a budget."""
+    if one_shot.granularity.quota is not None:
+        raise BadSparsity(
+            f"granularity {describe(one_shot.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
+        )
+    targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
+    amount = spending.allocation(targets, power=power, min_kept=min_kept)
+    pruned = replace(one_shot, allocation=amount)(model, task=task, example_inputs=spending.example_inputs)
+    notes = (*pruned.report.notes, spending.says(pruned.model))
+    return replace(pruned, report=replace(pruned.report, notes=notes))
 
 
 def _own(method: str | Criterion, granularity: str | Granularity) -> Any:

@@ -36,6 +36,7 @@ GRANULARITIES = [
     "filter",
     "kernel",
     "input_channel",
+    "shape",
 ]
 CRITERIA = [find("criteria", name)() for name in names_in("criteria")]
 STEPS = {"begin_step": 2, "end_step": 11, "frequency": 4}
@@ -64,6 +65,8 @@ FILLED_IN = {  # what allocations need, by the names of their fields
     "pricing": PRICING,
     "limit": 1500.0,
     "family": Uniform,
+    "budget": "energy:80%",
+    "prices": tuple((name, ((100.0, 1.0), (float("inf"), 2.0))) for name in "abc"),
     "harms": tuple((name, ((0.0, 0.0), (0.9, 1.0))) for name in "abc"),
 }
 
@@ -156,6 +159,7 @@ def training_methods():
         if issubclass(kind, TrainingMethod):
             known = {f.name for f in fields(kind)}
             options = {key: value for key, value in TRAINED.items() if key in known}
+            options |= {f.name: FILLED_IN[f.name] for f in fields(kind) if f.name == "budget" and f.default is MISSING}
             for name in names_in("schedules") if "schedule" in known else [""]:
                 more = {"schedule": schedule_of(name)} if name else {}
                 yield pytest.param(kind(**options, **more), id=f"{kind.__name__}-{name}")
@@ -177,7 +181,9 @@ def test_training_methods(method):
         steps=12,
         **({"example_inputs": x} if of_channels else {}),
     )
-    if of_channels:
+    if not hasattr(method, "sparsity"):
+        assert 0 < masks.kept < masks.total  # a budget says how much
+    elif of_channels:
         assert masks["0.weight"].flatten(1).any(1).sum() == masks["3.weight"].flatten(2).any(2).any(0).sum() == 3
     else:
         assert masks.kept == round(0.4 * masks.total)

@@ -29,6 +29,7 @@ GRANULARITIES = [
     "filter",
     "kernel",
     "input_channel",
+    "shape",
     "block:4x1",
     "block:2x2",
     "1x",
@@ -43,7 +44,7 @@ def tensors(draw, granularity):
     """A scored tensor, its layout, and maybe odd strides. Small whole numbers: sums are exact and ties abound."""
     divides = granularity[0].isdigit() or granularity.startswith("block")
     layout = draw(st.sampled_from(["", "swapped", "transposed"] if divides else list(LAYOUTS)))
-    hollow = granularity in ("input_channel", "kernel")  # their units would hold no weight at all
+    hollow = granularity in ("input_channel", "shape", "kernel")  # their units would hold no weight at all
     fits = [
         s for s in SHAPES[layout] if not (hollow and 0 in s) and not (granularity.startswith("block") and 1 in s[:1])
     ]

@@ -1,7 +1,11 @@
 """Methods: one paper (or practice) a file. ``sc.methods.Gradual`` is ``methods/gradual.py``."""
 
+from secateur.methods.admm import ADMM
+from secateur.methods.alps import ALPS
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
+from secateur.methods.ecc import ECC
+from secateur.methods.energy_constrained import EnergyConstrained
 from secateur.methods.gdp import GDP
 from secateur.methods.gradual import Gradual
 from secateur.methods.iterative import Iterative
@@ -9,4 +13,17 @@ from secateur.methods.one_shot import OneShot
 from secateur.methods.slimming import Slimming
 from secateur.methods.stepwise import Stepwise
 
-__all__ = ["GDP", "Channel", "DataFree", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
+__all__ = [
+    "ADMM",
+    "ALPS",
+    "ECC",
+    "GDP",
+    "Channel",
+    "DataFree",
+    "EnergyConstrained",
+    "Gradual",
+    "Iterative",
+    "OneShot",
+    "Slimming",
+    "Stepwise",
+]
