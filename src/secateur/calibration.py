@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from secateur.block_tuning import Tuning, tune_
 from secateur.chains import chain_of
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
@@ -41,6 +42,7 @@ class Settings:
     block: int = 128
     samples: int = 1 << 16
     blocks: tuple[str, ...] | None = None
+    tuning: Tuning | None = None
     folder: str | None = None
     seed: int = 0
     progress: Callable[[int, int, str, float], object] | None = None
@@ -52,6 +54,7 @@ class Done:
 
     masks: dict[str, Tensor] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
     bound: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,6 +70,7 @@ class Calibration:
         self.chain = list(settings.blocks) if settings.blocks else chain_of(model, first, task)
         self.stages, self.calls = stages_of(model, self.paths, self.chain, first, task)
         self.silent = [path for path in self.paths if path not in self.calls]
+        self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")
         self.importance: dict[str, Tensor] = {}
 
     def inputs(self) -> Sequence[Any]:
@@ -88,6 +92,9 @@ class Calibration:
                 journal.restore(key, pruned, done)
             else:
                 self._stage(stage, streams, pruned, counts, done)
+                if self.settings.tuning and stage.block and stage.groups:
+                    change = tune_(stage, streams.now, streams.dense, done.masks, self.settings.tuning)
+                    done.blocks.append({"name": stage.block, "before_tuning": change[0], "after": change[1]})
                 working += 1
                 journal.write(key, pruned, done, self._names(stage))
             streams.passed(stage, at)
@@ -149,7 +156,7 @@ class Calibration:
         generator = torch.Generator().manual_seed(s.seed)
         result = operate(
             goal, hessians, quota, solver=s.solver, refit=s.refit, damping=s.damping, block=s.block, generator=generator,
-            importance=self.importance.get(name),
+            importance=self._weigh(name, len(rows)),
         )  # fmt: skip
         with torch.no_grad():
             if bias is not None and s.solver not in ("activation", "magnitude", "random"):
@@ -169,6 +176,8 @@ class Calibration:
 
     def _moments(self, stage: Stage, paths: Sequence[str], streams: "_Streams", *, both: bool) -> dict[str, Moments]:
         """What the layers take in on all batches; with ``both`` also in the dense network."""
+        if not paths:
+            return {}
         generator = torch.Generator().manual_seed(self.settings.seed)
         found: dict[str, Moments] = {}
         for place in range(len(self.batches)):
@@ -184,7 +193,7 @@ class Calibration:
                 for at, x in enumerate(now[moments.name]):
                     chosen = chosen_places(x.shape[2], self.settings.samples, generator)
                     moments.add(x[:, :, chosen], before[moments.name][at][:, :, chosen] if both else None)
-            if place == len(self.batches) - 1 and stage is self.stages[0] and paths[0] == stage.groups[0][0]:
+            if place == len(self.batches) - 1 and paths[0] == self.first:
                 next(iter(found.values())).check_varied()
         return found
 
@@ -193,6 +202,10 @@ class Calibration:
 
     def _names(self, stage: Stage) -> list[str]:
         return [name for group in stage.groups for path in group for name in self._of(path)]
+
+    def _weigh(self, name: str, groups: int) -> Tensor | None:
+        found = self.importance.get(name)
+        return None if found is None else found.view(groups, -1)
 
     def _bias(self, name: str, model: nn.Module) -> Tensor | None:
         """The bias that takes up the mean, where one bias belongs to this weight alone."""
@@ -211,7 +224,8 @@ class _Streams:
         self.dense = Stream(calibration.model, calibration.batches, calibration.task, chain)
         apart = s.targets == "apart" or pruned is calibration.model
         self.now = self.dense if apart else Stream(pruned, calibration.batches, calibration.task, chain)
-        self.all = [self.now] if apart or s.targets == "own" else [self.now, self.dense]
+        both = self.now is not self.dense and (s.targets == "dense" or s.tuning is not None)
+        self.all = [self.now, self.dense] if both else [self.now]
         if chain and calibration.stages[0].block:
             self._enter()
 

@@ -45,7 +45,9 @@ def imitated(rows: Tensor, crossed: Tensor, hessian: Tensor, damping: float) -> 
     min over V   E || W x - V x' ||^2 + a || V - W ||^2     =>     V = W (C + a I) (H + a I)^-1,     a = damping * mean diagonal
     """
     w, h, c = rows.double(), hessian.double().clone(), crossed.double().clone()
-    added = max(damping * float(h.diagonal().mean()), torch.finfo(torch.float64).tiny)
+    added = damping * float(h.diagonal().mean())
+    if not added > 0:
+        return rows
     while True:
         h.diagonal().add_(added)
         c.diagonal().add_(added)

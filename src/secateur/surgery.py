@@ -8,8 +8,8 @@ activation  |w| * rms of the input (Wanda), nothing moves
 magnitude, random   controls, nothing moves
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -22,7 +22,7 @@ from secateur.granularities.unstructured import Unstructured
 from secateur.inflow import as_rows, from_rows
 from secateur.planning import select
 from secateur.protocols import Granularity
-from secateur.quadratic import Damped, damp, inverse, rise
+from secateur.quadratic import Damped, chosen_by, damp, inverse, rise
 from secateur.scores import Scores
 from secateur.solvers.admm_support import admm_support
 from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
@@ -32,6 +32,7 @@ from secateur.solvers.support import refit_on_support
 __all__ = ["SOLVERS", "Operation", "Quota", "operate"]
 
 SOLVERS = ("columns", "exact", "split", "scores", "activation", "magnitude", "random")
+_EXACTLY = 3e8  # weights times features up to which all is done in float64
 _UNMOVED = ("activation", "magnitude", "random")
 
 
@@ -58,6 +59,8 @@ class Quota:
 
     def choose(self, evidence: Tensor) -> Tensor:
         """The units with the most evidence, bool; evidence is ``[groups, rows, features]`` and adds."""
+        if self.granularity == Unstructured():
+            return chosen_by(evidence, self.count)
         values = {self.name: from_rows(evidence, self.facts, self.like)}
         scores = Scores(values, facts={self.name: self.facts})
         keep = select(self.granularity.pool(scores), {self.name: self.count})
@@ -131,7 +134,8 @@ def operate(
     """
     if solver not in SOLVERS:
         raise UnknownName(f"solver={solver!r} is not known: use one of {', '.join(SOLVERS)}")
-    kind = torch.float64 if weights.dtype == torch.float64 or weights.shape[2] <= 1024 else torch.float32
+    exact = weights.dtype == torch.float64 or weights.numel() * weights.shape[2] <= _EXACTLY
+    kind = torch.float64 if exact else torch.float32
     w = weights.to(kind)
     damped = [damp(h.to(kind), damping, quota.name) for h in hessians]
     w = torch.where(torch.stack([d.dead for d in damped]).unsqueeze(1), 0, w)
@@ -175,14 +179,7 @@ def _chosen(
     w: Tensor, damped: list[Damped], quota: Quota, solver: str, block: int, weigh: Tensor
 ) -> tuple[Tensor, Tensor, float]:
     """Mask, weights moved by the steps, and the rise of these steps."""
-    inverses = [inverse(d.matrix) for d in damped]
-    once = w.square() / torch.stack([i.diagonal() for i in inverses]).unsqueeze(1)
-    mask = quota.choose(once * weigh)
-    if solver == "exact":
-        mask = _exact(w, damped, inverses, mask, quota, weigh)
-    choices: list[ColumnChoice | Tensor] = [
-        m if solver in ("exact", "scores") else quota.columns(int(m.sum())) or m for m in mask
-    ]
+    choices = _choices(w, damped, quota, solver, weigh)
     root = weigh.sqrt()  # rows are solved alike whatever they count, but they compete by it
     found = [
         column_obs(a * r, d.matrix, choice, block=block, factor=upper_factor(d.matrix))
@@ -193,6 +190,23 @@ def _chosen(
     if solver == "split":
         mask = _split(w, damped, quota, moved, root)
     return mask, moved * mask, _total(w - moved * mask, [d.matrix for d in damped])
+
+
+def _choices(
+    w: Tensor, damped: list[Damped], quota: Quota, solver: str, weigh: Tensor
+) -> Sequence[ColumnChoice | Tensor]:
+    """What the columns are to keep, for each group: so many, or a mask."""
+    words = quota.columns(0)
+    if len(w) == 1 and words is not None and solver in ("columns", "split"):
+        return [replace(words, count=quota.count * words.rows * words.columns)]
+    inverses = [inverse(d.matrix) for d in damped]
+    once = w.square() / torch.stack([i.diagonal() for i in inverses]).unsqueeze(1)
+    mask = quota.choose(once * weigh)
+    if solver == "exact":
+        mask = _exact(w, damped, inverses, mask, quota, weigh)
+    if solver in ("exact", "scores") or words is None:
+        return list(mask)
+    return [replace(words, count=int(m.sum())) for m in mask]
 
 
 def _exact(
@@ -226,12 +240,6 @@ def _split(w: Tensor, damped: list[Damped], quota: Quota, moved: Tensor, root: T
             return quota.choose(evidence)[group]
 
         masks[group] = admm_support(w[group] * root[group], d.matrix, project, start=moved[group] * root[group])
-    return masks if len(damped) == 1 else _exactly(masks, evidence, quota)
-
-
-def _exactly(_masks: Tensor, evidence: Tensor, quota: Quota) -> Tensor:
-    """With several groups the last look at all of them decides, so that the count is exact."""
-    return quota.choose(evidence)
-
-
-Chooser = Callable[[Tensor], Tensor]
+    if len(damped) == 1:
+        return masks
+    return quota.choose(evidence)  # a last look at all groups, so that the count is exact

@@ -17,9 +17,10 @@ from typing import Any, ClassVar, final
 import torch
 from torch import nn
 
-from secateur.allocations.uniform import Uniform
-from secateur.budget_of_errors import counts_from_errors
+from secateur.allocations.global_ import Global
+from secateur.block_tuning import Tuning
 from secateur.calibration import Calibration, Settings
+from secateur.error_curves import budgeted
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
@@ -57,6 +58,9 @@ class LayerObs:
         block: columns that the solver "columns" decides together.
         samples: places (patches, tokens) taken of each batch and layer at most, at random.
         blocks: the paths of the blocks, where they are not found by themselves.
+        tune: passes over the batches in which the survivors of a block are tuned together towards what the dense block gives
+            (`secateur.block_tuning`); 0: none.
+        rate: of that tuning.
         norms: whether batch-norm statistics are refreshed on the batches in the end.
         folder: where finished blocks are written, so that a run that was killed goes on where it was.
         ignore: what to leave alone.
@@ -74,6 +78,8 @@ class LayerObs:
     block: int = 128
     samples: int = 1 << 16
     blocks: tuple[str, ...] | None = None
+    tune: int = 0
+    rate: float = 3e-4
     norms: bool = True
     folder: str | None = None
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
@@ -115,7 +121,12 @@ class LayerObs:
             example_inputs,
             task=task,
             method=self._said(calibration),
-            settings={"layers": done.rows, "bound": done.bound, "batches": len(calibration.batches)},
+            settings={
+                "layers": done.rows,
+                "blocks": done.blocks,
+                "bound": done.bound,
+                "batches": len(calibration.batches),
+            },
             notes=(*calibration.said(), *notes_on(pruned, masks)),
         )
         return Pruned(pruned, masks, report)
@@ -132,6 +143,7 @@ class LayerObs:
             block=self.block,
             samples=self.samples,
             blocks=self.blocks,
+            tuning=Tuning(epochs=self.tune, lr=self.rate, seed=self.seed) if self.tune else None,
             folder=self.folder,
             seed=self.seed,
             progress=self.progress,
@@ -146,10 +158,8 @@ class LayerObs:
         if self.granularity.quota is not None:
             return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
         assert self.allocation is not None
-        if isinstance(self.allocation, Uniform):
-            return dict(self.allocation(units))
-        if getattr(self.allocation, "by_rank", False):
-            return counts_from_errors(calibration, units, self.allocation)
+        if isinstance(self.allocation, Global):
+            return budgeted(calibration, units, self.allocation)
         return dict(self.allocation(units))
 
     def _said(self, calibration: Calibration) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["refit_by_cholesky", "refit_by_gradients", "refit_on_support"]
 
-_DIRECT = 2e11  # multiply-accumulates up to which factors are made
+_DIRECT = 3e9  # multiply-accumulates up to which factors are made
 _BATCH = 1 << 25  # numbers in a batch of factors
 
 
