@@ -103,7 +103,9 @@ def choose(method: str, nets: Nets, jacobian: Tensor, inverse: Tensor, generator
     return score.masked_fill(~nets.alive, torch.inf).argmin(1)
 
 
-def prune(problem: int, trained: Nets, data: tuple[Tensor, Tensor, Tensor, Tensor], *, retrain: int, seed: int) -> list[dict[str, Any]]:
+def prune(
+    problem: int, trained: Nets, data: tuple[Tensor, Tensor, Tensor, Tensor], *, retrain: int, seed: int
+) -> list[dict[str, Any]]:
     """Delete weight after weight with every method; a row for each network."""
     x, y, x_test, y_test = data
     _, decay, floor, _ = PROBLEMS[problem]
@@ -118,7 +120,9 @@ def prune(problem: int, trained: Nets, data: tuple[Tensor, Tensor, Tensor, Tenso
         obs = slice(0, count)
         j = jacobian[obs] * nets.alive[obs].unsqueeze(1)
         inverse = inverse_by_cholesky(j, len(x), decay / len(x))
-        which = torch.cat([_of(method, at, count, nets, jacobian, inverse, generator) for at, method in enumerate(METHODS)])
+        which = torch.cat(
+            [_of(method, at, count, nets, jacobian, inverse, generator) for at, method in enumerate(METHODS)]
+        )
         weights, alive = nets.w[obs].clone(), nets.alive[obs].clone()
         remove_(weights, inverse, alive, which[obs])
         nets.alive.scatter_(1, which.unsqueeze(1), torch.zeros(len(which), 1, dtype=torch.bool))
@@ -139,7 +143,9 @@ def prune(problem: int, trained: Nets, data: tuple[Tensor, Tensor, Tensor, Tenso
     ]  # fmt: skip
 
 
-def _of(method: str, at: int, count: int, nets: Nets, jacobian: Tensor, inverse: Tensor, generator: torch.Generator) -> Tensor:
+def _of(
+    method: str, at: int, count: int, nets: Nets, jacobian: Tensor, inverse: Tensor, generator: torch.Generator
+) -> Tensor:
     part = Nets(nets.w[at * count : (at + 1) * count], nets.hidden)
     part.alive = nets.alive[at * count : (at + 1) * count]
     return choose(method, part, jacobian[at * count : (at + 1) * count], inverse, generator)
@@ -161,19 +167,37 @@ def main() -> None:
 
     def work() -> None:
         for problem in PROBLEMS:
-            data = (*load(args.data / "monks" / f"monks-{problem}.train"), *load(args.data / "monks" / f"monks-{problem}.test"))
+            data = (
+                *load(args.data / "monks" / f"monks-{problem}.train"),
+                *load(args.data / "monks" / f"monks-{problem}.test"),
+            )
             trained, tried = starts(problem, data[0], data[1], args.starts, seed=problem)
             print(f"MONK-{problem}: {len(trained.w)} of {tried} starts reach the floor; paper {PROBLEMS[problem][3]}")
             for retrain in (0, 30):
                 rows.extend(prune(problem, trained, data, retrain=retrain, seed=problem))
                 for method in METHODS:
-                    said = summary(rows, lambda r, m=method, p=problem, n=retrain: (r["problem"], r["method"], r["retrained"]) == (p, m, n))
-                    print(f"   retrain {retrain:2d}  {method:10s} best (median, worst) train/test of the best: {said}", flush=True)
+                    said = summary(
+                        rows,
+                        lambda r, m=method, p=problem, n=retrain: (
+                            (r["problem"], r["method"], r["retrained"]) == (p, m, n)
+                        ),
+                    )
+                    print(
+                        f"   retrain {retrain:2d}  {method:10s} best (median, worst) train/test of the best: {said}",
+                        flush=True,
+                    )
 
     _, seconds = timed(work)
     print(f"{seconds:.1f} s")
     if not args.quick:
-        record("monks", rows, out=args.out, seconds=round(seconds, 1), paper={p: s[3] for p, s in PROBLEMS.items()}, alpha=ALPHA)
+        record(
+            "monks",
+            rows,
+            out=args.out,
+            seconds=round(seconds, 1),
+            paper={p: s[3] for p, s in PROBLEMS.items()},
+            alpha=ALPHA,
+        )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
             )
             error = _weighed(rows - done.weights.to(rows.dtype), hessians, weigh)
             lost = min(error / energy, 1 - 1e-6)
-            curve.append((1 - count / sizes[name], error / (1 - lost)))  # a layer that says nothing any more is no bargain
+            curve.append(
+                (1 - count / sizes[name], error / (1 - lost))
+            )  # a layer that says nothing any more is no bargain
         found[name] = curve
 
     calibration.curves(look)

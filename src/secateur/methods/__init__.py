@@ -1,12 +1,27 @@
 """Methods: one paper (or practice) a file. ``sc.methods.Gradual`` is ``methods/gradual.py``."""
 
+from secateur.methods.block_fisher import BlockFisher
 from secateur.methods.channel import Channel
 from secateur.methods.data_free import DataFree
 from secateur.methods.gdp import GDP
 from secateur.methods.gradual import Gradual
 from secateur.methods.iterative import Iterative
+from secateur.methods.layer_obs import LayerObs
+from secateur.methods.obs import Obs
 from secateur.methods.one_shot import OneShot
 from secateur.methods.slimming import Slimming
 from secateur.methods.stepwise import Stepwise
 
-__all__ = ["GDP", "Channel", "DataFree", "Gradual", "Iterative", "OneShot", "Slimming", "Stepwise"]
+__all__ = [
+    "GDP",
+    "BlockFisher",
+    "Channel",
+    "DataFree",
+    "Gradual",
+    "Iterative",
+    "LayerObs",
+    "Obs",
+    "OneShot",
+    "Slimming",
+    "Stepwise",
+]
