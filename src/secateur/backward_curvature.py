@@ -54,7 +54,10 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
         flow = [batch[0] if isinstance(batch, tuple | list) else batch]
         for module in path_of:
             flow.append(module(flow[-1].detach()).detach())
-        first, second = _at_output(lambda out: loss(_Answer(out), batch), flow[-1])
+        first, second = _at_output(
+            lambda out: loss(_Answer(out), batch),  # type: ignore[arg-type]
+            flow[-1],
+        )
         found: dict[str, Tensor] = {}
         for module, x in zip(reversed(path_of), reversed(flow[:-1]), strict=True):
             if isinstance(module, _Linear):

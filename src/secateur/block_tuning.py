@@ -50,7 +50,7 @@ def tune_(stage: Stage, now: Stream, dense: Stream, masks: Mapping[str, Tensor],
     before = _error(now, stage, goals) / max(spread, 1e-30)
     saved = {name: p.detach().clone() for name, p in block.named_parameters()}
     held = {p: masks[name] for name, p in now.model.named_parameters() if name in masks}
-    _descend(block, stage, now, goals, held, tuning, spread)
+    _descend(block, stage, now, goals, held, tuning=tuning, spread=spread)
     after = _error(now, stage, goals) / max(spread, 1e-30)
     if not after < before:
         with torch.no_grad():
@@ -66,6 +66,7 @@ def _descend(
     now: Stream,
     goals: list[Tensor],
     held: Mapping[nn.Parameter, Tensor],
+    *,
     tuning: Tuning,
     spread: float,
 ) -> None:
@@ -90,7 +91,7 @@ def _descend(
                     assert out is not None
                     loss = (out - goals[place]).square().mean() / max(spread, 1e-30)
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                 optimizer.step()
                 with torch.no_grad():
                     for p in parameters:

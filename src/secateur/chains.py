@@ -5,8 +5,8 @@ A chain is what a network can be pruned along without ever running it whole: tra
 first input of the next, and everything else that they are given is the same for all.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ class _Call:
     rest: list[Any]
     out: Tensor | None = None
     times: int = 1
-    tuples: bool = field(default=False)
 
 
 def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str]:
@@ -111,12 +110,3 @@ def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
         for handle in handles:
             handle.remove()
     return list(calls.values())
-
-
-def in_order(paths: Sequence[str], chain: Sequence[str]) -> dict[str, list[str]]:
-    """Sort ``paths`` under the links of ``chain`` that hold them; those outside stand under ""."""
-    found: dict[str, list[str]] = {link: [] for link in chain} | {"": []}
-    for path in paths:
-        inside = next((link for link in chain if path == link or path.startswith(f"{link}.")), "")
-        found[inside].append(path)
-    return found

@@ -65,4 +65,4 @@ def _ranked(kind: Granularity, scores: Scores, total: int) -> dict[str, int]:
     best = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     best[flat.argsort(descending=True, stable=True)[:total]] = True
     sizes = [units.count(name) for name in units]
-    return {name: int(part.sum()) for name, part in zip(units, best.split(sizes), strict=True)}
+    return {name: int(part.sum()) for name, part in zip(units, torch.split(best, sizes), strict=True)}

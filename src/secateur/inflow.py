@@ -17,8 +17,8 @@ from functools import singledispatch
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as nf
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from secateur.errors import UnknownLayer
@@ -67,12 +67,12 @@ def feeds(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 @feeds.register
-def _(module: nn.Linear, args: Any, kwargs: Any) -> Feeds:
+def _(_module: nn.Linear, args: Any, kwargs: Any) -> Feeds:
     return {"weight": _tokens(_first(args, kwargs))}
 
 
 @feeds.register
-def _(module: nn.Bilinear, args: Any, kwargs: Any) -> Feeds:
+def _(_module: nn.Bilinear, args: Any, kwargs: Any) -> Feeds:
     one, other = (_tokens(x)[0] for x in (*args, *kwargs.values()))
     return {"weight": (other.unsqueeze(1) * one.unsqueeze(0)).flatten(0, 1).unsqueeze(0)}  # in2 outside, in1 inside
 
@@ -87,12 +87,12 @@ def _(module: nn.modules.conv._ConvNd, args: Any, kwargs: Any) -> Feeds:
         x, stride = _with_zeros_between(x, module, spans), (1,) * dims
     else:
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+        x = nf.pad(x, module._reversed_padding_repeated_twice, mode=mode)
     for axis, (span, step, gap) in enumerate(zip(spans, stride, module.dilation, strict=True), start=2):
         x = x.unfold(axis, span + 1, step)[..., ::gap]
     if module.transposed:
         x = x.flip(tuple(range(2 + dims, 2 + 2 * dims)))
-    x = x.unflatten(1, (module.groups, -1))  # [batch, groups, in, *places, *taps]
+    x = torch.unflatten(x, 1, (module.groups, -1))  # [batch, groups, in, *places, *taps]
     order = (1, *range(3 + dims, 3 + 2 * dims), 2, 0, *range(3, 3 + dims))
     return {"weight": x.permute(order).flatten(2 + dims).flatten(1, 1 + dims)}
 
@@ -102,16 +102,17 @@ def _with_zeros_between(x: Tensor, module: nn.modules.conv._ConvNd, spans: list[
     wide = x.new_zeros(*x.shape[:2], *sizes)
     wide[(slice(None), slice(None), *(slice(None, None, step) for step in module.stride))] = x
     pads: list[int] = []
-    for span, padding, more in zip(spans, module.padding, module.output_padding, strict=True):
-        pads = [span - int(padding), span - int(padding) + more, *pads]
-    return F.pad(wide, pads)
+    before: Any = module.padding
+    for span, padding, more in zip(spans, before, module.output_padding, strict=True):
+        pads = [span - padding, span - padding + more, *pads]
+    return nf.pad(wide, pads)
 
 
 @feeds.register
 def _(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Feeds:
     call = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
     query, key, value = (_tokens(call[name]) for name in ("query", "key", "value"))
-    if module.in_proj_weight is None:
+    if not module._qkv_same_embed_dim:
         return {"q_proj_weight": query, "k_proj_weight": key, "v_proj_weight": value}
     if not query.shape == key.shape == value.shape:
         if key.shape != value.shape:
@@ -120,7 +121,7 @@ def _(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Feeds:
             (query.shape[2], key.shape[2])
         )  # samples of the shorter one count as many times: means are taken
         pad = long - short
-        query, key, value = (F.pad(x, (0, pad if x.shape[2] == short else 0)) for x in (query, key, value))
+        query, key, value = (nf.pad(x, (0, pad if x.shape[2] == short else 0)) for x in (query, key, value))
     return {"in_proj_weight": torch.cat((query, key, value))}
 
 
@@ -156,7 +157,7 @@ def _one_layer(module: nn.RNNBase, layer: int, suffix: str, x: Any) -> tuple[Ten
     turned = _flipped(padded, lengths) if suffix else padded
     with torch.no_grad():
         outs = small(turned)[0]
-    before = F.pad(outs[:, :-1], (0, 0, 1, 0))
+    before = nf.pad(outs[:, :-1], (0, 0, 1, 0))
     outs = _flipped(outs, lengths) if suffix else outs
     inputs = turned[real]
     return inputs, before[real], _Padded(outs, lengths)

@@ -78,14 +78,14 @@ def curvature_rows(
     for batch in task.each_batch(who):
         with leaving_no_trace(model), torch.enable_grad():
             if kind == "empirical":
-                yield _gradients(model, own, batch, task, who, chunk), _length(batch)
+                yield _gradients(model, own, batch, task, who=who, chunk=chunk), _length(batch)
                 continue
             x = batch[0] if isinstance(batch, tuple | list) else batch
-            yield _rows(model, own, x, kind, generator, chunk), len(x)
+            yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
 
 
 def _rows(
-    model: nn.Module, own: Mapping[str, Tensor], x: Tensor, kind: str, generator: torch.Generator, chunk: int | None
+    model: nn.Module, own: Mapping[str, Tensor], x: Tensor, kind: str, *, generator: torch.Generator, chunk: int | None
 ) -> Tensor:
     if kind == "sampled":
         with torch.no_grad():
@@ -112,11 +112,12 @@ def _rows(
         return p.sqrt() * (out - (p * out).sum())
 
     found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
-    return flattened(found, list(own), 2).flatten(0, 1).detach()
+    rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()
+    return rows
 
 
 def _gradients(
-    model: nn.Module, own: Mapping[str, Tensor], batch: Any, task: Task, who: str, chunk: int | None
+    model: nn.Module, own: Mapping[str, Tensor], batch: Any, task: Task, *, who: str, chunk: int | None
 ) -> Tensor:
     loss = task.needs_loss(who)
     leaves, rebuild = torch.utils._pytree.tree_flatten(batch)

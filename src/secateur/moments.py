@@ -63,14 +63,17 @@ class Moments:
 
     def hessian(self, group: int, *, centred: bool = False) -> Tensor:
         """``E[x' x'^T]``, or their covariance where a bias takes up the mean."""
-        assert self.gram is not None and self.now is not None
+        assert self.gram is not None
+        assert self.now is not None
         found = self.gram[group] / self.samples
         mean = self.now[group] / self.samples
         return found - torch.outer(mean, mean) if centred else found
 
     def crossed(self, group: int, *, centred: bool = False) -> Tensor:
         """``E[x x'^T]``, or the covariance."""
-        assert self.cross is not None and self.now is not None and self.before is not None
+        assert self.cross is not None
+        assert self.now is not None
+        assert self.before is not None
         found = self.cross[group] / self.samples
         if centred:
             found = found - torch.outer(self.before[group] / self.samples, self.now[group] / self.samples)
@@ -88,7 +91,8 @@ class Moments:
         Raises:
             BadCalibration: all samples are the same.
         """
-        assert self.gram is not None and self.now is not None
+        assert self.gram is not None
+        assert self.now is not None
         energy = float(self.gram.diagonal(dim1=1, dim2=2).sum()) / self.samples
         mean = float((self.now / self.samples).square().sum())
         if energy - mean <= 1e-9 * energy:

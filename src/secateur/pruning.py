@@ -124,7 +124,7 @@ def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
         return None
     found = find("methods", method)
     own = getattr(found, "by_name", None)
-    if own is not None and own != "any" and granularity != own:
+    if own is not None and own not in ("any", granularity):
         raise UnknownName(f"the method {method!r} takes whole units out: pass granularity={own!r} and example_inputs=")
     return None if own is None else found
 

@@ -9,7 +9,7 @@ once more and hands its outputs to the next.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -115,10 +115,8 @@ class Stream:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    try:
+    with suppress(_Enough):
         yield
-    except _Enough:
-        pass
 
 
 def stages_of(
@@ -130,7 +128,8 @@ def stages_of(
         model: the network.
         paths: of the layers that are pruned.
         chain: of its blocks.
-        batch, task: what it is run on, and how.
+        batch: what it is run on.
+        task: says how.
     """
     seen: list[tuple[str, int]] = []
     alive: list[Any] = []
@@ -154,10 +153,10 @@ def stages_of(
     calls: dict[str, int] = {}
     for path, _ in seen:
         calls[path] = calls.get(path, 0) + 1
-    return _arranged(seen, calls, chain), calls
+    return _arranged(seen, chain), calls
 
 
-def _arranged(seen: list[tuple[str, int]], calls: dict[str, int], chain: Sequence[str]) -> list[Stage]:
+def _arranged(seen: list[tuple[str, int]], chain: Sequence[str]) -> list[Stage]:
     def link_of(path: str) -> str:
         return next((link for link in chain if path == link or path.startswith(f"{link}.")), "")
 

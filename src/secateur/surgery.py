@@ -144,7 +144,7 @@ def operate(
         mask = quota.choose(_plain(solver, w, hessians, generator) * (weigh if solver == "activation" else 1))
         moved, predicted = w * mask, _total(w * ~mask, [d.matrix for d in damped])
     else:
-        mask, moved, predicted = _chosen(w, damped, quota, solver, block, weigh)
+        mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
     refitted = predicted
     if refit and solver not in _UNMOVED:
         moved = torch.stack(
@@ -176,7 +176,7 @@ def _plain(solver: str, w: Tensor, hessians: list[Tensor], generator: torch.Gene
 
 
 def _chosen(
-    w: Tensor, damped: list[Damped], quota: Quota, solver: str, block: int, weigh: Tensor
+    w: Tensor, damped: list[Damped], quota: Quota, solver: str, *, block: int, weigh: Tensor
 ) -> tuple[Tensor, Tensor, float]:
     """Mask, weights moved by the steps, and the rise of these steps."""
     choices = _choices(w, damped, quota, solver, weigh)
@@ -203,14 +203,14 @@ def _choices(
     once = w.square() / torch.stack([i.diagonal() for i in inverses]).unsqueeze(1)
     mask = quota.choose(once * weigh)
     if solver == "exact":
-        mask = _exact(w, damped, inverses, mask, quota, weigh)
+        mask = _exact(w, damped, inverses, mask, quota=quota, weigh=weigh)
     if solver in ("exact", "scores") or words is None:
         return list(mask)
     return [replace(words, count=int(m.sum())) for m in mask]
 
 
 def _exact(
-    w: Tensor, damped: list[Damped], inverses: list[Tensor], mask: Tensor, quota: Quota, weigh: Tensor
+    w: Tensor, damped: list[Damped], inverses: list[Tensor], mask: Tensor, *, quota: Quota, weigh: Tensor
 ) -> Tensor:
     """Greedy masks, where single weights or N:M leave; other patterns keep the ranking."""
     choice = quota.columns(1)

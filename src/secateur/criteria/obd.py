@@ -132,7 +132,7 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
 
 def _shaped(flat: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     sizes = [model.get_parameter(name).numel() for name in names]
-    return {n: part.view_as(model.get_parameter(n)) for n, part in zip(names, flat.split(sizes), strict=True)}
+    return {n: part.view_as(model.get_parameter(n)) for n, part in zip(names, torch.split(flat, sizes), strict=True)}
 
 
 class _asking:  # noqa: N801  # used like a function

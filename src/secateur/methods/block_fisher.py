@@ -79,8 +79,6 @@ class BlockFisher:
             raise UnknownName(
                 f"solver={self.solver!r}, curvature={self.curvature!r}: solvers are {', '.join(SOLVERS)}; curvatures {', '.join(CURVATURES)}"
             )
-        if self.allocation is None and self.granularity.quota is None:
-            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
         if not self.damping > 0 or self.samples < 1 or self.stages < 1 or self.block < 1:
             raise BadSparsity("damping must be above 0, and samples, stages and block at least 1")
         if self.stages > 1 and not hasattr(self.allocation, "sparsity"):
@@ -97,6 +95,8 @@ class BlockFisher:
         """
         if task is None:
             raise NeedsTask("the Fisher matrix needs data: pass task=sc.Task(batches, loss=lambda model, batch: ...)")
+        if self.allocation is None and self.granularity.quota is None:
+            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
         targets = find_targets(model, ignore=self.ignore)
         student, masks = copy.deepcopy(model), None
         seen = 0
@@ -122,7 +122,7 @@ class BlockFisher:
         return Pruned(student, masks, replace(report, controls=found))
 
     def _at(self, stage: int) -> Allocation | None:
-        if self.stages == 1 or stage == self.stages or self.allocation is None:
+        if stage == self.stages or self.allocation is None:
             return self.allocation
         final = float(self.allocation.sparsity)  # type: ignore[attr-defined]
         return replace(self.allocation, sparsity=1 - (1 - final) ** (stage / self.stages))  # type: ignore[type-var]
@@ -179,4 +179,7 @@ class BlockFisher:
 
 def _parts(flat: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     shapes = [model.get_parameter(name).shape for name in names]
-    return {n: part.view(s) for n, s, part in zip(names, shapes, flat.split([s.numel() for s in shapes]), strict=True)}
+    return {
+        n: part.view(s)
+        for n, s, part in zip(names, shapes, torch.split(flat, [s.numel() for s in shapes]), strict=True)
+    }

@@ -92,8 +92,6 @@ class LayerObs:
         for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
             if getattr(self, name) not in words:
                 raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(words)}")
-        if self.granularity.quota is None and self.allocation is None:
-            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
         """Return a pruned copy of ``model`` with masks and receipt.
@@ -157,7 +155,8 @@ class LayerObs:
         units = self.granularity.pool(scores)
         if self.granularity.quota is not None:
             return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
-        assert self.allocation is not None
+        if self.allocation is None:
+            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
         if isinstance(self.allocation, Global):
             return budgeted(calibration, units, self.allocation)
         return dict(self.allocation(units))
@@ -176,10 +175,11 @@ def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dic
     Raises:
         NothingToPrune: there is none.
     """
-    found = {}
-    for name, facts in find_targets(model, ignore=ignore).items():
-        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module)):
-            found[name] = facts
+    found = {
+        name: facts
+        for name, facts in find_targets(model, ignore=ignore).items()
+        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module))
+    }
     if not found:
         raise NothingToPrune(
             f"{type(model).__name__} has no layer with a rule for what it takes in; see secateur.inflow"

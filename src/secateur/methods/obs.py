@@ -105,6 +105,10 @@ class Obs:
         """
         if task is None:
             raise NeedsTask("the surgeon needs data for the Hessian: pass task=sc.Task(batches)")
+        if self.allocation is None and self.floor is None and self.most_rise is None:
+            raise BadSparsity(
+                "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
+            )
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
         names, student = list(targets), copy.deepcopy(model)
         total = sum(model.get_parameter(name).numel() for name in names)

@@ -44,7 +44,8 @@ class ColumnChoice:
 
 def upper_factor(damped: Tensor) -> Tensor:
     """The upper Cholesky factor U of the inverse, ``H^-1 = U^T U``."""
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    return upper
 
 
 def column_obs(

@@ -64,17 +64,18 @@ def row_traces(
         weight: ``[rows, features]``.
         damped: a positive definite Hessian.
         steps: removals per row; None: all.
-        n, m: of every ``m`` features at least ``n`` stay.
+        n: of every ``m`` features at least so many stay.
+        m: width of a group; 0: none.
         inverse: of ``damped``, if it is there already.
     """
     w = weight.double()
-    rows, features = w.shape
+    features = w.shape[1]
     steps = features if steps is None else min(steps, features)
     if m:
         steps = min(steps, features // m * (m - n))
     h = torch.cholesky_inverse(torch.linalg.cholesky(damped.double())) if inverse is None else inverse.double()
     batch = max(1, _BATCH // features**2)
-    orders, costs = zip(*(_traced(part, h, steps, n, m) for part in w.split(batch)), strict=True)
+    orders, costs = zip(*(_traced(part, h, steps, n, m) for part in torch.split(w, batch)), strict=True)
     return Traces(order=torch.cat(orders), costs=torch.cat(costs), features=features)
 
 

@@ -3,7 +3,7 @@
     min over w_S   (w_S - w)^T H (w_S - w)      =>      H_SS w_S = (H w)_S
 
 Deleting weights one after another by optimal brain surgery with downdates ends at the same point: for a fixed set of removals the
-joint solve is the sum of nothing, it is one linear system (Hassibi & Stork 1993, with several constraints). Small layers are solved by
+joint solve is one linear system, with as many constraints as weights that are gone. Small layers are solved by
 batches of Cholesky factors; large ones by conjugate gradients on all rows together, preconditioned with the diagonal.
 """
 
@@ -80,7 +80,10 @@ def refit_by_gradients(
     """The same by preconditioned conjugate gradients, in the type of ``damped``, until every row's residual fell by ``tolerance``.
 
     Args:
-        weight, damped, mask, start: as in `refit_on_support`.
+        weight: as in `refit_on_support`.
+        damped: likewise.
+        mask: likewise.
+        start: likewise.
         steps: at most.
         tolerance: of the preconditioned residual's norm, against that of the right side.
     """

@@ -28,7 +28,7 @@ def inverse_by_recursion(rows: Tensor, samples: int, alpha: float, *, block: int
     """
     x = rows.double()
     inverse = torch.eye(x.shape[-1], dtype=torch.float64, device=x.device).expand(*x.shape[:-2], -1, -1) / alpha
-    for part in x.split(block, dim=-2):
+    for part in torch.split(x, block, dim=-2):
         moved = part @ inverse  # [..., block, weights]
         inner = moved @ part.mT
         inner = inner + samples * torch.eye(inner.shape[-1], dtype=inner.dtype, device=x.device)
