@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Place = tuple[int, ...]
@@ -167,3 +168,25 @@ def merges(filters: Tensor, biases: Tensor, outgoing: Tensor, *, homogeneous: bo
 
 
 Oracle = Callable[..., Any]
+
+
+def greedy_surgery(weights, hessian):
+    """Optimal brain surgery on one row with an inverse made anew for every step: the order of removals, and the rises of w^T H w."""
+    w, left, order, rises = weights.double().clone(), list(range(len(weights))), [], []
+    while left:
+        inverse = torch.linalg.inv(hessian.double()[left][:, left])
+        costs = w[left].square() / inverse.diagonal()
+        at = int(costs.argmin())
+        rises.append(float(costs[at]))
+        w[left] -= w[left[at]] / inverse[at, at] * inverse[:, at]
+        w[left[at]] = 0
+        order.append(left.pop(at))
+    return order, rises
+
+
+def restricted_least_squares(weights, hessian, mask):
+    """The row on ``mask`` whose outputs are nearest to those of ``weights``."""
+    out = torch.zeros_like(weights)
+    if mask.any():
+        out[mask] = torch.linalg.solve(hessian[mask][:, mask], (hessian @ weights)[mask])
+    return out

@@ -1,6 +1,7 @@
 """Everything that Secateur raises on purpose. Each message says what is wrong, why, and what to do."""
 
 __all__ = [
+    "BadCalibration",
     "BadFile",
     "BadPattern",
     "BadRecipe",
@@ -23,6 +24,10 @@ __all__ = [
 
 class SecateurError(Exception):
     """The parent of every error that Secateur raises on purpose."""
+
+
+class BadCalibration(SecateurError, ValueError):
+    """Calibration data hold NaN or infinite numbers, or say nothing (all the same), so that no layer can be measured on them."""
 
 
 class BadFile(SecateurError, ValueError):

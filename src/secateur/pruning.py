@@ -96,8 +96,12 @@ def prune(
     own = _own(method, granularity)
     if own is not None:
         asked = sparsity is not None or budget is not None or scope != "global" or overrides or min_kept
-        amount = _amount(sparsity, budget, scope, overrides, min_kept) if asked else None
-        built = build(own, {"allocation": amount, "ignore": ignore} | options, f"method {method!r}")
+        how: dict[str, Any] = {"ignore": ignore}
+        if own.by_name == "any":
+            how |= {"granularity": (pattern := granularity_of(granularity)), "seed": seed}
+            asked = asked and not _says_it_all(pattern, sparsity, overrides, min_kept)
+        how["allocation"] = _amount(sparsity, budget, scope, overrides, min_kept) if asked else None
+        built = build(own, how | options, f"method {method!r}")
         return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
     if granularity == "channel":
         shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
@@ -105,21 +109,14 @@ def prune(
         narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
         return narrowing(model, task=task, example_inputs=example_inputs)
     pattern = granularity_of(granularity)
-    criterion = _criterion(method, options, seed)
+    quota = _says_it_all(pattern, sparsity, overrides, min_kept)
     one_shot = OneShot(
-        criterion=criterion,
+        criterion=_criterion(method, options, seed),
         granularity=pattern,
-        allocation=None if pattern.quota is not None else _allocation(sparsity, scope, overrides, min_kept),
+        allocation=None if quota else _allocation(sparsity, scope, overrides, min_kept),
         ignore=ignore,
         include_bias=include_bias,
     )
-    if pattern.quota is not None:
-        _check_quota(one_shot, pattern.quota, sparsity)
-        if overrides or min_kept:
-            raise BadSparsity(
-                f"granularity {granularity!r} says how much stays in every layer, so overrides= and min_kept= have no say; "
-                "leave single layers dense with ignore="
-            )
     return one_shot(model, task=task, example_inputs=example_inputs)
 
 
@@ -148,7 +145,7 @@ def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
         return None
     found = find("methods", method)
     own = getattr(found, "by_name", None)
-    if own is not None and granularity != own:
+    if own is not None and own not in ("any", granularity):
         raise UnknownName(f"the method {method!r} takes whole units out: pass granularity={own!r} and example_inputs=")
     return None if own is None else found
 
@@ -223,11 +220,22 @@ def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) ->
     return limit_of(budget, scope, min_kept=min_kept)
 
 
-def _check_quota(one_shot: OneShot, quota: int, sparsity: float | None) -> None:
-    sizes = dict(getattr(one_shot.granularity, "sizes", ()))
-    given = 1 - quota / sizes["m"] if "m" in sizes else None
+def _says_it_all(
+    pattern: Granularity, sparsity: float | None, overrides: Mapping[str, float] | None, min_kept: int
+) -> bool:
+    """Whether the granularity itself says how much stays, as N:M does; nothing else may then say something different."""
+    if pattern.quota is None:
+        return False
+    sizes, name = dict(getattr(pattern, "sizes", ())), getattr(pattern, "name", "")
+    given = 1 - pattern.quota / sizes["m"] if "m" in sizes else None
     if sparsity is not None and given is not None and abs(given - sparsity) > 1e-9:
         raise BadSparsity(
-            f"granularity {getattr(one_shot.granularity, 'name', '')!r} removes {given:g} of the weights, but sparsity={sparsity:g} "
+            f"granularity {name!r} removes {given:g} of the weights, but sparsity={sparsity:g} "
             "was asked for; leave sparsity out, or choose another pattern"
         )
+    if overrides or min_kept:
+        raise BadSparsity(
+            f"granularity {name!r} says how much stays in every layer, so overrides= and min_kept= have no say; "
+            "leave single layers dense with ignore="
+        )
+    return True

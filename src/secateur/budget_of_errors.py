@@ -1,0 +1,119 @@
+"""How much of each layer leaves, found from the layers' errors by dynamic programming (as in SPDY; Frantar & Alistarh 2022).
+
+    minimise   sum_l  error_l(kept_l)      subject to      sum_l price_l * kept_l  <=  budget
+
+Every layer's error is measured at a few sparsities and interpolated in between, its logarithm linearly. The table over (layers, budget
+in small steps) gives the optimum, also where curves are not convex.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import OverBudget
+
+__all__ = ["Curve", "cheapest_levels", "widths_of"]
+
+Curve = Sequence[tuple[float, float]]  # (sparsity, error)
+_LEVELS = 48
+
+
+def cheapest_levels(
+    errors: Mapping[str, Sequence[float]], costs: Mapping[str, Sequence[float]], budget: float, *, bins: int = 8000
+) -> dict[str, int]:
+    """One level for each name, of least total error, with a total cost of at most ``budget``.
+
+    Args:
+        errors: of every level, by name.
+        costs: likewise.
+        budget: of the costs.
+        bins: steps into which the budget is divided; costs are rounded up to them, so that the budget is kept.
+
+    Raises:
+        OverBudget: even the cheapest levels cost more.
+
+    >>> cheapest_levels({"a": [0.0, 1.0], "b": [0.0, 5.0]}, {"a": [10, 5], "b": [10, 5]}, 15)
+    {'a': 1, 'b': 0}
+    """
+    least = np.zeros(bins + 1)
+    taken: list[tuple[str, NDArray[np.int64], list[int]]] = []
+    size = budget / bins
+    for name, own in errors.items():
+        steps = [int(np.ceil(cost / size - 1e-9)) for cost in costs[name]]
+        table = np.full((len(own), bins + 1), np.inf)
+        for level, (error, step) in enumerate(zip(own, steps, strict=True)):
+            if step <= bins:
+                table[level, step:] = least[: bins + 1 - step] + error
+        taken.append((name, table.argmin(0), steps))
+        least = table.min(0)
+    if not np.isfinite(least[bins]):
+        cheapest = sum(min(own) for own in costs.values())
+        raise OverBudget(
+            f"the budget of {budget:,.6g} cannot be met: the smallest layers cost {cheapest:,.6g} together"
+        )
+    place, found = bins, {}
+    for name, choice, steps in reversed(taken):
+        found[name] = int(choice[place])
+        place -= steps[found[name]]
+    return {name: found[name] for name in errors}
+
+
+def widths_of(
+    curves: Mapping[str, Curve],
+    units: Mapping[str, int],
+    prices: Mapping[str, float],
+    budget: float,
+    *,
+    min_kept: int = 0,
+) -> dict[str, int]:
+    """Units that stay by name, of least total error, at a total price of at most ``budget`` and as near to it as whole units go.
+
+    Args:
+        curves: ``(sparsity, error)`` points by name, at sparsities above 0; without any the error is 0.
+        units: how many there are.
+        prices: of one unit.
+        budget: of the total.
+        min_kept: units that stay at least.
+
+    Raises:
+        OverBudget: it cannot be met.
+    """
+    levels = {name: _levels(curves[name], count, min_kept) for name, count in units.items()}
+    errors = {name: [error for _, error in own] for name, own in levels.items()}
+    costs = {name: [kept * prices[name] for kept, _ in own] for name, own in levels.items()}
+    chosen = cheapest_levels(errors, costs, budget)
+    counts = {name: levels[name][level][0] for name, level in chosen.items()}
+    spare = budget - sum(counts[name] * prices[name] for name in counts)
+    for name in sorted(counts, key=lambda n: -_gain(levels[n], chosen[n])):  # what rounding left over
+        more = min(int(spare / prices[name] + 1e-9), units[name] - counts[name]) if prices[name] > 0 else 0
+        counts[name] += more
+        spare -= more * prices[name]
+    return counts
+
+
+def _levels(curve: Curve, count: int, min_kept: int) -> list[tuple[int, float]]:
+    """Units kept and the error, from all of them down; beyond the last point as steep as before it."""
+    points = sorted(curve)
+    at = np.array([s for s, _ in points])
+    logs = np.log(np.maximum([e for _, e in points], 1e-300))
+    logs = np.maximum.accumulate(logs)
+    last = float(at[-1])
+    slope = (logs[-1] - logs[-2]) / max(last - at[-2], 1e-9) if len(at) > 1 else 1.0
+    lowest, highest = max(0.0, 2 * float(at[0]) - 0.5), min(1.0, last + 0.1)
+    kept = {round((1 - s) * count) for s in np.linspace(lowest, highest, _LEVELS)} | {count}
+    found = []
+    for k in sorted((max(k, min(min_kept, count)) for k in kept), reverse=True):
+        s = 1 - k / count
+        log = np.interp(s, at, logs) if s <= last else logs[-1] + slope * (s - last)
+        if s < at[0]:
+            log = logs[0] + 2 * np.log(max(s, 1e-9) / at[0])  # about quadratic near nothing
+        found.append((k, 0.0 if k == count else float(np.exp(log))))
+    return list(dict.fromkeys(found))
+
+
+def _gain(levels: Sequence[tuple[int, float]], level: int) -> float:
+    if level == 0:
+        return 0.0
+    (more, less_error), (fewer, error) = levels[level - 1], levels[level]
+    return (error - less_error) / max(more - fewer, 1)

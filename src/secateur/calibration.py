@@ -1,0 +1,245 @@
+"""A network under layer-wise surgery: stages one after the other, each listened to, operated on, and passed through.
+
+The dense network and the pruned one run side by side where the dense one is asked for. After each stage its weights, masks and
+errors can be written down, so that a killed run takes up at the next stage: the data then run through the finished blocks once more.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from secateur.block_tuning import Tuning, tune_
+from secateur.chains import chain_of
+from secateur.facts import LayerFacts
+from secateur.granularities.unstructured import Unstructured
+from secateur.inflow import as_rows, from_rows
+from secateur.journal import Journal
+from secateur.listening_in import bias_step, chosen_places, imitated, noting, refuse_constant, row_of, shared_moments
+from secateur.moments import Moments
+from secateur.protocols import Granularity
+from secateur.streaming import Stage, Stream, stages_of
+from secateur.surgery import Quota, operate
+from secateur.task import Task
+
+__all__ = ["Calibration", "Done", "Settings"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How layers are operated on; see `secateur.methods.layer_obs.LayerObs`."""
+
+    granularity: Granularity = field(default_factory=Unstructured)
+    solver: str = "columns"
+    refit: bool = True
+    targets: str = "own"
+    order: str = "layers"
+    damping: float = 0.01
+    block: int = 128
+    samples: int = 1 << 16
+    blocks: tuple[str, ...] | None = None
+    tuning: Tuning | None = None
+    folder: str | None = None
+    seed: int = 0
+    progress: Callable[[int, int, str, float], object] | None = None
+
+
+@dataclass(eq=False)
+class Done:
+    """Masks by parameter, a row of errors for each, and the bound on the network's error."""
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    bound: dict[str, float] = field(default_factory=dict)
+
+
+class Calibration:
+    """A dense model, the weights that are pruned, and the batches."""
+
+    def __init__(self, model: nn.Module, targets: Mapping[str, LayerFacts], task: Task, settings: Settings) -> None:
+        self.model, self.targets, self.task, self.settings = model, dict(targets), task, settings
+        self.batches = list(task.each_batch("layer-wise surgery"))
+        refuse_constant(self.batches)
+        self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
+        first = self.batches[0]
+        self.chain = list(settings.blocks) if settings.blocks else chain_of(model, first, task)
+        self.stages, self.calls = stages_of(model, self.paths, self.chain, first, task)
+        self.silent = [path for path in self.paths if path not in self.calls]
+        self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")
+        self.importance: dict[str, Tensor] = {}
+
+    def inputs(self) -> Sequence[Any]:
+        """The batches, for other passes."""
+        return self.batches
+
+    def said(self) -> tuple[str, ...]:
+        """What the reader should know."""
+        return (f"Never run on these batches, so pruned by magnitude: {', '.join(self.silent)}",) if self.silent else ()
+
+    def operate_(self, pruned: nn.Module, counts: Mapping[str, int]) -> Done:
+        """Prune ``pruned`` in place, a copy of the dense model, keeping ``counts`` units of each parameter."""
+        done, journal = Done(), Journal(self.settings.folder, self._fingerprint(counts))
+        began, working = time.monotonic(), 0
+        streams = _Streams(self, pruned)
+        for at, stage in enumerate(self.stages):
+            key = f"{at:04d}"
+            if journal.has(key):
+                journal.restore(key, pruned, done)
+            else:
+                self._stage(stage, streams, pruned, counts, done)
+                if self.settings.tuning and stage.block and stage.groups:
+                    change = tune_(stage, streams.now, streams.dense, done.masks, self.settings.tuning)
+                    done.blocks.append({"name": stage.block, "before_tuning": change[0], "after": change[1]})
+                working += 1
+                journal.write(key, pruned, done, self._names(stage))
+            streams.passed(stage, at)
+            if self.settings.progress:
+                left = (time.monotonic() - began) / max(working, 1) * (len(self.stages) - at - 1)
+                self.settings.progress(at + 1, len(self.stages), stage.block or "the network", left)
+        for path in self.silent:
+            for name in self._of(path):
+                self._without_data(name, pruned, counts[name], done)
+        done.rows.sort(key=lambda row: list(self.targets).index(row["name"]))
+        return done
+
+    def _fingerprint(self, counts: Mapping[str, int]) -> str:
+        """What must be the same for a run to be taken up."""
+        plain = replace(self.settings, folder=None, progress=None)
+        first = self.model.get_parameter(next(iter(self.targets))).detach().double()
+        return (
+            f"{plain} {dict(counts)} {len(self.batches)} {float(first.sum()):.12g} {float(first.square().sum()):.12g}"
+        )
+
+    def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
+        """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""
+        streams = _Streams(self, self.model)
+        for at, stage in enumerate(self.stages):
+            moments = self._moments(stage, [p for g in stage.groups for p in g], streams, both=False)
+            for name, found in moments.items():
+                rows = as_rows(self.model.get_parameter(name).detach(), self.targets[name], found.groups)
+                centred = self._bias(name, self.model) is not None
+                look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))])
+            streams.passed(stage, at)
+
+    # A stage
+
+    def _stage(
+        self, stage: Stage, streams: "_Streams", pruned: nn.Module, counts: Mapping[str, int], done: Done
+    ) -> None:
+        together = self.settings.order == "blocks" or self.settings.targets == "apart"
+        groups = [tuple(p for g in stage.groups for p in g)] if together and stage.groups else stage.groups
+        for group in groups:
+            moments = self._moments(stage, group, streams, both=self.settings.targets == "dense")
+            for name, found in moments.items():
+                self._operate(name, found, pruned, counts[name], done)
+
+    def _operate(self, name: str, found: Moments, pruned: nn.Module, count: int, done: Done) -> None:
+        facts, weight = self.targets[name], pruned.get_parameter(name)
+        rows = as_rows(weight.detach(), facts, found.groups)
+        bias = self._bias(name, pruned)
+        hessians = [found.hessian(g, centred=bias is not None) for g in range(len(rows))]
+        goal = rows
+        if found.cross is not None:
+            crossed = [found.crossed(g, centred=bias is not None) for g in range(len(rows))]
+            goal = torch.stack(
+                [imitated(w, c, h, self.settings.damping) for w, c, h in zip(rows, crossed, hessians, strict=True)]
+            )
+        s = self.settings
+        quota = Quota(
+            name=name, facts=facts, like=weight.detach(), granularity=s.granularity, count=count, groups=len(rows)
+        )
+        generator = torch.Generator().manual_seed(s.seed)
+        result = operate(
+            goal, hessians, quota, solver=s.solver, refit=s.refit, damping=s.damping, block=s.block, generator=generator,
+            importance=self._weigh(name, len(rows)),
+        )  # fmt: skip
+        with torch.no_grad():
+            if bias is not None and s.solver not in ("activation", "magnitude", "random"):
+                bias.add_(bias_step(found, rows, result.weights).to(bias.dtype))
+            weight.copy_(from_rows(result.weights.to(weight.dtype), facts, weight))
+        done.masks[name] = from_rows(result.mask, facts, weight).contiguous()
+        done.rows.append(row_of(name, result, found.samples, rows))
+
+    def _without_data(self, name: str, pruned: nn.Module, count: int, done: Done) -> None:
+        facts, weight = self.targets[name], pruned.get_parameter(name)
+        quota = Quota(name=name, facts=facts, like=weight.detach(), granularity=self.settings.granularity, count=count)
+        mask = quota.choose(as_rows(weight.detach(), facts, 1).square())
+        done.masks[name] = from_rows(mask, facts, weight).contiguous()
+        with torch.no_grad():
+            weight.masked_fill_(~done.masks[name], 0)
+        done.rows.append({"name": name, "samples": 0})
+
+    def _moments(self, stage: Stage, paths: Sequence[str], streams: "_Streams", *, both: bool) -> dict[str, Moments]:
+        """What the layers take in on all batches; with ``both`` also in the dense network."""
+        if not paths:
+            return {}
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        found: dict[str, Moments] = {}
+        for place in range(len(self.batches)):
+            now: dict[str, list[Tensor]] = {}
+            before: dict[str, list[Tensor]] = {}
+            streams.now.listen(stage, paths, noting(now), self.calls, place)
+            if both:
+                streams.dense.listen(stage, paths, noting(before), self.calls, place)
+            now = {name: calls for name, calls in now.items() if name in self.targets}
+            if place == 0:
+                found = shared_moments(now)
+            for moments in dict.fromkeys(found.values()):
+                for at, x in enumerate(now[moments.name]):
+                    chosen = chosen_places(x.shape[2], self.settings.samples, generator)
+                    moments.add(x[:, :, chosen], before[moments.name][at][:, :, chosen] if both else None)
+            if place == len(self.batches) - 1 and paths[0] == self.first:
+                next(iter(found.values())).check_varied()
+        return found
+
+    def _of(self, path: str) -> list[str]:
+        return [name for name, facts in self.targets.items() if facts.module == path]
+
+    def _names(self, stage: Stage) -> list[str]:
+        return [name for group in stage.groups for path in group for name in self._of(path)]
+
+    def _weigh(self, name: str, groups: int) -> Tensor | None:
+        found = self.importance.get(name)
+        return None if found is None else found.view(groups, -1)
+
+    def _bias(self, name: str, model: nn.Module) -> Tensor | None:
+        """The bias that takes up the mean, where one bias belongs to this weight alone."""
+        module = model.get_submodule(self.targets[name].module)
+        bias = getattr(module, "bias", None)
+        plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and name.rpartition(".")[2] == "weight"
+        return bias if plain and isinstance(bias, Tensor) else None
+
+
+class _Streams:
+    """The pruned network's data, and the dense one's where it is listened to."""
+
+    def __init__(self, calibration: Calibration, pruned: nn.Module) -> None:
+        s, chain = calibration.settings, calibration.chain
+        self.chain, self.entered = chain, False
+        self.dense = Stream(calibration.model, calibration.batches, calibration.task, chain)
+        apart = s.targets == "apart" or pruned is calibration.model
+        self.now = self.dense if apart else Stream(pruned, calibration.batches, calibration.task, chain)
+        both = self.now is not self.dense and (s.targets == "dense" or s.tuning is not None)
+        self.all = [self.now, self.dense] if both else [self.now]
+        if chain and calibration.stages[0].block:
+            self._enter()
+
+    def _enter(self) -> None:
+        for stream in self.all:
+            stream.enter()
+        self.entered = True
+
+    def passed(self, stage: Stage, _at: int) -> None:
+        """Go on to the next stage."""
+        if not self.chain or stage.last:
+            return
+        if not self.entered:
+            self._enter()
+            return
+        for stream in self.all:
+            stream.advance(stage.block)

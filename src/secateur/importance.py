@@ -1,0 +1,100 @@
+"""What an error of each output of a layer counts for the network: mean squares of gradients at the outputs.
+
+    loss rise ~ 1/2 sum over layers, rows r    I_r * e_r,      I_r = sum over places of g_r^2,    e_r = mean squared output error of row r
+
+With a loss, g is its gradient (the empirical Fisher at outputs; the loss's labels are used). Without one, g is that of a random
+projection of what the network gives, so that I measures squared output error and no label is looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.examples import Example, device_of
+from secateur.facts import LayerFacts
+from secateur.gradients import evaluating
+from secateur.task import Task
+
+__all__ = ["importance_of"]
+
+
+def importance_of(
+    model: nn.Module, targets: Mapping[str, LayerFacts], task: Task, batches: Sequence[Any], *, seed: int = 0
+) -> dict[str, Tensor]:
+    """``[rows]`` for every parameter in ``targets``, summed over batches; the model is left as it was.
+
+    Args:
+        model: the network.
+        targets: the parameters; layers whose output is not theirs row by row (attention, recurrent) get one number for all rows.
+        task: its loss, where it has one.
+        batches: what the network is run on.
+        seed: of the projections.
+    """
+    paths = {facts.module for facts in targets.values()}
+    sums: dict[str, Tensor] = {}
+    outs: list[tuple[str, Tensor]] = []
+
+    def note(path: str, out: Any) -> Any:
+        first = out[0] if isinstance(out, tuple) else out
+        if not first.requires_grad:
+            first.requires_grad_(True)
+        outs.append((path, first))
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: note(path, out))
+        for path in paths
+    ]
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)  # only activations are differentiated
+        for batch in batches:
+            with evaluating(model), torch.enable_grad():
+                value = _value(model, batch, task, generator)
+                found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
+            for (path, _), gradient in zip(outs, found, strict=True):
+                if gradient is not None:
+                    squares = _by_row(model.get_submodule(path), gradient.double())
+                    sums[path] = sums[path] + squares if path in sums else squares
+            outs.clear()
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for handle in handles:
+            handle.remove()
+    return {name: _fitting(model, name, facts, sums) for name, facts in targets.items()}
+
+
+def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
+    if task.loss is not None:
+        return task.loss(model, batch)
+    first = batch[0] if isinstance(batch, tuple | list) else batch
+    example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
+    given = [leaf for leaf in tree_leaves(model(*example.args, **example.kwargs)) if isinstance(leaf, Tensor)]
+    real = [leaf for leaf in given if leaf.is_floating_point()]
+    return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
+
+
+def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
+    dim = (
+        1
+        if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() == module.weight.dim()
+        else gradient.dim() - 1
+    )
+    dim = 0 if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() < module.weight.dim() else dim
+    return gradient.movedim(dim, 0).flatten(1).square().sum(1)
+
+
+def _fitting(model: nn.Module, name: str, facts: LayerFacts, sums: Mapping[str, Tensor]) -> Tensor:
+    rows = facts.canonical(model.get_parameter(name).detach()).shape[0]
+    found = sums.get(facts.module)
+    if found is None:
+        parent = facts.module.rpartition(".")[0]  # an out-projection inside attention
+        found = sums.get(parent, torch.ones(1, dtype=torch.float64))
+    if len(found) != rows:
+        found = found.mean().expand(rows)
+    return found.clamp_min(1e-12 * float(found.max()) or 1e-300)

@@ -1,0 +1,148 @@
+"""Derivatives sample by sample, vectorised (`torch.func`), and the curvature that follows from them.
+
+Every curvature here is a sum of outer products, H = 1/P sum_k X_k X_k^T, said by its rows X_k:
+
+    "squared"        d output / d w, all outputs          Gauss-Newton of half the squared error (Hassibi & Stork 1993, eq. 8)
+    "cross_entropy"  (diag sqrt p - p sqrt p^T)^T d logit / d w    Gauss-Newton of cross-entropy = the exact Fisher
+    "sampled"        gradient of -log p(y), y drawn from the model   the Fisher by one draw
+    "empirical"      gradient of the task's loss               the empirical Fisher: needs labels, equal to the others only at a minimum
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from secateur.errors import NeedsTask, UnknownName
+from secateur.examples import leaving_no_trace
+from secateur.task import Task
+
+__all__ = ["CURVATURES", "curvature_rows", "flat_weights", "flattened", "unflattened_"]
+
+CURVATURES = ("squared", "cross_entropy", "sampled", "empirical")
+
+
+def flat_weights(model: nn.Module, names: Sequence[str]) -> Tensor:
+    """All named parameters as one float64 vector."""
+    return torch.cat([model.get_parameter(name).detach().double().flatten() for name in names])
+
+
+def flattened(tensors: Mapping[str, Tensor], names: Sequence[str], start: int = 0) -> Tensor:
+    """Tensors by name as one, flattened from dimension ``start`` on."""
+    return torch.cat([tensors[name].flatten(start) for name in names], start)
+
+
+@torch.no_grad()
+def unflattened_(model: nn.Module, names: Sequence[str], flat: Tensor) -> None:
+    """Write a vector back into the named parameters."""
+    at = 0
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.copy_(flat[at : at + parameter.numel()].view_as(parameter))
+        at += parameter.numel()
+
+
+def curvature_rows(
+    model: nn.Module,
+    names: Sequence[str],
+    task: Task | None,
+    kind: str,
+    *,
+    who: str,
+    seed: int = 0,
+    chunk: int | None = 64,
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield ``(rows [k, weights], samples)`` batch by batch.
+
+    Args:
+        model: left as it was; run in eval mode.
+        names: of the parameters.
+        task: batches ``inputs`` or ``(inputs, labels)``; its loss for "empirical".
+        kind: one of `CURVATURES`.
+        who: for messages.
+        seed: for "sampled".
+        chunk: samples whose derivatives are made together.
+
+    Raises:
+        NeedsTask: no batches, or no loss for "empirical".
+        UnknownName: there is no such curvature.
+    """
+    if kind not in CURVATURES:
+        raise UnknownName(f"curvature={kind!r} is not known: use one of {', '.join(CURVATURES)}")
+    if task is None:
+        raise NeedsTask(f"{who} needs data: pass task=sc.Task(batches)")
+    generator = torch.Generator().manual_seed(seed)
+    own = {name: model.get_parameter(name).detach() for name in names}
+    for batch in task.each_batch(who):
+        with leaving_no_trace(model), torch.enable_grad():
+            if kind == "empirical":
+                yield _gradients(model, own, batch, task, who=who, chunk=chunk), _length(batch)
+                continue
+            x = batch[0] if isinstance(batch, tuple | list) else batch
+            yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
+
+
+def _rows(
+    model: nn.Module, own: Mapping[str, Tensor], x: Tensor, kind: str, *, generator: torch.Generator, chunk: int | None
+) -> Tensor:
+    if kind == "sampled":
+        with torch.no_grad():
+            chances = model(x).flatten(1).softmax(1)
+        drawn = torch.multinomial(chances.cpu(), 1, generator=generator).squeeze(1).to(x.device)
+
+        def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
+            logits = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
+            return -logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
+
+        found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, drawn)
+        return flattened(found, list(own), 1).detach()
+
+    def outputs(parameters: Mapping[str, Tensor], one: Tensor) -> Tensor:
+        given: Tensor = functional_call(model, dict(parameters), (one.unsqueeze(0),))
+        return given.flatten()
+
+    def weighed(parameters: Mapping[str, Tensor], one: Tensor) -> Tensor:
+        """What has the rows as its Jacobian: outputs times the root of the loss's own curvature, held fixed."""
+        out = outputs(parameters, one)
+        if kind == "squared":
+            return out
+        p = out.detach().softmax(0)
+        return p.sqrt() * (out - (p * out).sum())
+
+    found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
+    rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()
+    return rows
+
+
+def _gradients(
+    model: nn.Module, own: Mapping[str, Tensor], batch: Any, task: Task, *, who: str, chunk: int | None
+) -> Tensor:
+    loss = task.needs_loss(who)
+    leaves, rebuild = torch.utils._pytree.tree_flatten(batch)
+
+    def of_one(parameters: Mapping[str, Tensor], *parts: Tensor) -> Tensor:
+        single = torch.utils._pytree.tree_unflatten([part.unsqueeze(0) for part in parts], rebuild)
+        return loss(_Called(model, parameters), single)  # type: ignore[arg-type]
+
+    found = vmap(grad(of_one), in_dims=(None, *(0 for _ in leaves)), chunk_size=chunk)(own, *leaves)
+    return flattened(found, list(own), 1).detach()
+
+
+class _Called:
+    """A model with other parameters: what a task's loss calls."""
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        self._model, self._parameters = model, parameters
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self._model, dict(self._parameters), args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _length(batch: Any) -> int:
+    first = batch[0] if isinstance(batch, tuple | list) else batch
+    return len(first)

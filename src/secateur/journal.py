@@ -1,0 +1,87 @@
+"""A folder in which a long run writes down every stage that is finished, so that it can be taken up after a kill.
+
+One safetensors file a stage, written beside and renamed, and ``run.json`` that says which run it belongs to.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from secateur.errors import BadFile
+
+__all__ = ["Journal"]
+
+_MASK = "mask/"
+
+
+class Journal:
+    """What is finished of one run; with ``folder`` None nothing is kept.
+
+    Args:
+        folder: made if it is not there.
+        fingerprint: says which run this is.
+
+    Raises:
+        BadFile: the folder belongs to another run.
+    """
+
+    def __init__(self, folder: str | None, fingerprint: str) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = self.folder / "run.json"
+        if about.exists():
+            if json.loads(about.read_text()).get("run") != fingerprint:
+                raise BadFile(
+                    f"{self.folder} holds the finished blocks of another run (other settings, counts, batches or weights): give this one a "
+                    "folder of its own, or delete that one"
+                )
+            return
+        _replace(about, lambda beside: beside.write_text(json.dumps({"run": fingerprint})))
+
+    def has(self, key: str) -> bool:
+        """Whether this stage is finished."""
+        return self.folder is not None and self._file(key).exists()
+
+    def write(self, key: str, model: nn.Module, done: Any, names: Sequence[str]) -> None:
+        """Write down the weights, biases, masks and errors of a stage."""
+        if self.folder is None:
+            return
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            tensors[name] = model.get_parameter(name).detach().cpu().contiguous()
+            tensors[f"{_MASK}{name}"] = done.masks[name].cpu().contiguous()
+            bias = f"{name.rpartition('.')[0]}.bias".lstrip(".")
+            if bias in dict(model.named_parameters()):
+                tensors[bias] = model.get_parameter(bias).detach().cpu().contiguous()
+        rows = json.dumps([row for row in done.rows if row["name"] in set(names)])
+        _replace(self._file(key), lambda beside: save_file(tensors, beside, metadata={"rows": rows}))
+
+    def restore(self, key: str, model: nn.Module, done: Any) -> None:
+        """Bring a finished stage back."""
+        with safe_open(self._file(key), "pt") as file, torch.no_grad():
+            done.rows += json.loads((file.metadata() or {}).get("rows", "[]"))
+            for name in file.keys():  # noqa: SIM118  # not a dictionary
+                tensor = file.get_tensor(name)
+                if name.startswith(_MASK):
+                    own = name.removeprefix(_MASK)
+                    done.masks[own] = tensor.to(model.get_parameter(own).device)
+                else:
+                    model.get_parameter(name).copy_(tensor)
+
+    def _file(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}.safetensors"
+
+
+def _replace(path: Path, write: Any) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    write(beside)
+    beside.replace(path)

@@ -1,0 +1,185 @@
+"""Second order for millions of weights: the whole network's quadratic from gradients (WoodFisher; M-FAC; CHITA).
+
+    Q(w) = 1/2 (w - w0)^T (1/n G^T G + damping I) (w - w0),       G: n gradients of single samples at w0
+
+    solver "blocks"   inverse on consecutive blocks of weights, scores w^2 / (2 [F^-1]_qq), all that leaves is removed jointly per block
+                      (Singh & Alistarh 2020)
+    solver "joint"    the same support, all survivors of the network solved for jointly through an n x n system (Frantar et al. 2021)
+    solver "search"   the support is searched for too, by iterative hard thresholding (Benbaki et al. 2023)
+
+In several stages the quadratic is made anew from fresh gradients on the way to the sparsity (CHITA++): one expansion does not reach 95 %.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from secateur.controls import controls_of
+from secateur.errors import BadSparsity, NeedsTask, UnknownName
+from secateur.granularities.unstructured import Unstructured
+from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
+from secateur.masks import Masks
+from secateur.notes import describe, notes_on
+from secateur.planning import plan
+from secateur.profiling import compare
+from secateur.protocols import Allocation, Granularity, Targets
+from secateur.recalibration import recalibrate_
+from secateur.report import Pruned
+from secateur.scores import Scores
+from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
+from secateur.solvers.l0_regression import best_few, solve_on_support
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["BlockFisher"]
+
+SOLVERS = ("blocks", "joint", "search")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BlockFisher:
+    """Prune a network by the quadratic of its gradients.
+
+    Args:
+        allocation: how much stays where; None for N:M.
+        solver: "blocks", "joint" or "search".
+        curvature: "empirical" (the task's loss and labels), "sampled" (labels drawn from the model: none of the task's are used) or
+            "cross_entropy" (exact, a row for each class).
+        samples: gradients at most.
+        stages: times that gradients are made, at sparsities in between that remove the same part of what is left each time.
+        block: weights in a block, for "blocks" and for the first support.
+        damping: added to the diagonal, an absolute number.
+        norms: whether batch-norm statistics are refreshed on the batches after every stage.
+        granularity: what leaves together.
+        ignore: what to leave alone.
+        seed: for "sampled" and the random control.
+    """
+
+    allocation: Allocation | None = None
+    solver: str = "search"
+    curvature: str = "empirical"
+    samples: int = 1000
+    stages: int = 1
+    block: int = 500
+    damping: float = 1e-5
+    norms: bool = True
+    granularity: Granularity = field(default_factory=Unstructured)
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
+    seed: int = 0
+
+    by_name: ClassVar[str] = "any"
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS or self.curvature not in CURVATURES:
+            raise UnknownName(
+                f"solver={self.solver!r}, curvature={self.curvature!r}: solvers are {', '.join(SOLVERS)}; curvatures {', '.join(CURVATURES)}"
+            )
+        if not self.damping > 0 or self.samples < 1 or self.stages < 1 or self.block < 1:
+            raise BadSparsity("damping must be above 0, and samples, stages and block at least 1")
+        if self.stages > 1 and not hasattr(self.allocation, "sparsity"):
+            raise BadSparsity(
+                f"stages={self.stages} need an allocation with a sparsity to grow, not {describe(self.allocation)}"
+            )
+
+    def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
+        """Return a pruned copy of ``model``.
+
+        Raises:
+            NeedsTask: no batches, or no loss for the curvature "empirical".
+            NothingToPrune, BadSparsity, BadPattern: see the parts.
+        """
+        if task is None:
+            raise NeedsTask("the Fisher matrix needs data: pass task=sc.Task(batches, loss=lambda model, batch: ...)")
+        if self.allocation is None and self.granularity.quota is None:
+            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
+        targets = find_targets(model, ignore=self.ignore)
+        student, masks = copy.deepcopy(model), None
+        seen = 0
+        for stage in range(1, self.stages + 1):
+            masks, seen = self._stage(student, targets, task, self._at(stage), masks)
+            if self.norms:
+                recalibrate_(student, task.each_batch("batch norms"))
+        assert masks is not None
+        settings = {"gradients": seen, "labels": self.curvature == "empirical", "damping": self.damping}
+        report = compare(
+            model,
+            student,
+            example_inputs,
+            task=task,
+            method=self._said(),
+            settings=settings,
+            notes=notes_on(student, masks),
+        )
+        together = type(self.allocation).__name__ == "Global"
+        found = controls_of(
+            model, targets, masks, task, granularity=self.granularity, seed=self.seed, together=together
+        )
+        return Pruned(student, masks, replace(report, controls=found))
+
+    def _at(self, stage: int) -> Allocation | None:
+        if stage == self.stages or self.allocation is None:
+            return self.allocation
+        final = float(self.allocation.sparsity)  # type: ignore[attr-defined]
+        return replace(self.allocation, sparsity=1 - (1 - final) ** (stage / self.stages))  # type: ignore[type-var]
+
+    def _stage(
+        self, student: nn.Module, targets: Targets, task: Task, allocation: Allocation | None, within: Masks | None
+    ) -> tuple[Masks, int]:
+        names = list(targets)
+        rows, seen = self._gradients(student, names, task)
+        w0 = flat_weights(student, names).to(rows.dtype)
+        choose = self._chooser(student, targets, allocation, within)
+        diagonal = block_inverse_diagonal(rows, self.block, self.damping).to(w0.dtype)
+        mask = choose(w0.square() / (2 * diagonal))
+        if self.solver == "blocks":
+            w = block_removal(w0, rows, mask, self.block, self.damping)
+        else:
+            w = solve_on_support(w0, rows, mask, self.damping)
+            if self.solver == "search":
+                w, mask = best_few(w0, rows, lambda v: choose(v.square()), damping=self.damping, start=w)
+        unflattened_(student, names, w * mask)
+        return Masks(_parts(mask, student, names)), seen
+
+    def _gradients(self, student: nn.Module, names: list[str], task: Task) -> tuple[Tensor, int]:
+        found, seen = [], 0
+        for rows, samples in curvature_rows(
+            student, names, task, self.curvature, who="the Fisher matrix", seed=self.seed
+        ):
+            found.append(rows.float() if rows.element_size() < 4 else rows)
+            seen += samples
+            if seen >= self.samples:
+                break
+        each = max(1, round(sum(map(len, found)) / seen))  # rows of a sample
+        rows = torch.cat(found)[: self.samples * each]
+        return rows * each**0.5, min(seen, self.samples)  # the mean over rows is then the sum over a sample's rows
+
+    def _chooser(
+        self, student: nn.Module, targets: Targets, allocation: Allocation | None, within: Masks | None
+    ) -> Callable[[Tensor], Tensor]:
+        names = list(targets)
+
+        def choose(evidence: Tensor) -> Tensor:
+            scores = Scores(_parts(evidence, student, names), facts=targets)
+            masks = plan(scores, self.granularity, allocation, within=within)
+            return torch.cat([masks[name].flatten() for name in names])
+
+        return choose
+
+    def _said(self) -> str:
+        return (
+            f"network-wide second order, {self.solver!r} from {self.curvature!r} gradients of up to {self.samples} samples in {self.stages} "
+            f"stage(s), {describe(self.granularity)}, {describe(self.allocation)}, damping {self.damping:g}"
+        )
+
+
+def _parts(flat: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    shapes = [model.get_parameter(name).shape for name in names]
+    return {
+        n: part.view(s)
+        for n, s, part in zip(names, shapes, torch.split(flat, [s.numel() for s in shapes]), strict=True)
+    }

@@ -1,0 +1,187 @@
+"""Layer-wise optimal brain surgery from unlabelled data (Dong, Chen & Pan 2017; Frantar & Alistarh 2022, 2023).
+
+Every layer is a quadratic of its own, E = 1/n sum_j || W x_j - W' x'_j ||^2, with one Hessian for all of its outputs. Layers are pruned
+in the order in which they run, block by block, with the survivors solved for jointly; the next layer then takes in what the pruned ones
+give. Nothing is ever run backwards unless budgets are weighed by gradients, and no labels are used by the surgery itself.
+
+    targets  "own"     W x' with the inputs of the pruned network on both sides (SparseGPT)
+             "dense"   W x, what the dense network's layer gave: errors of earlier layers are made up for
+             "apart"   W x with dense inputs on both sides (Dong et al. 2017, eq. 2; OBC): layers do not know of each other
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import nn
+
+from secateur.allocations.global_ import Global
+from secateur.block_tuning import Tuning
+from secateur.calibration import Calibration, Settings
+from secateur.error_curves import budgeted
+from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
+from secateur.facts import LayerFacts
+from secateur.granularities.unstructured import Unstructured
+from secateur.inflow import takes_part
+from secateur.masks import Masks
+from secateur.notes import describe, notes_on
+from secateur.profiling import compare
+from secateur.protocols import Allocation, Granularity
+from secateur.recalibration import recalibrate_
+from secateur.report import Pruned
+from secateur.scores import Scores
+from secateur.surgery import SOLVERS
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["LayerObs"]
+
+TARGETS = ("own", "dense", "apart")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LayerObs:
+    """Prune layer by layer with exact repair, on a task's batches.
+
+    Args:
+        allocation: how much of each layer stays; None for N:M. `secateur.allocations.global_` (``scope="global"`` of `secateur.prune`)
+            finds budgets from the layers' errors by dynamic programming; ``scope="layer"`` takes the same of each.
+        granularity: what leaves together.
+        solver: "columns", "exact", "split", "scores", "activation", "magnitude" or "random"; see `secateur.surgery`.
+        refit: solve for all survivors of a layer jointly in the end.
+        targets: what a pruned layer is to give: "own", "dense" or "apart".
+        order: "layers": a layer takes in what the pruned layers before it in its block give; "blocks": what the dense block gives.
+        damping: added to Hessians, as a fraction of the mean diagonal.
+        block: columns that the solver "columns" decides together.
+        samples: places (patches, tokens) taken of each batch and layer at most, at random.
+        blocks: the paths of the blocks, where they are not found by themselves.
+        tune: passes over the batches in which the survivors of a block are tuned together towards what the dense block gives
+            (`secateur.block_tuning`); 0: none.
+        rate: of that tuning.
+        norms: whether batch-norm statistics are refreshed on the batches in the end.
+        folder: where finished blocks are written, so that a run that was killed goes on where it was.
+        ignore: what to leave alone.
+        seed: which places are taken; the random control.
+        progress: called with (blocks done, blocks in all, block, seconds left).
+    """
+
+    allocation: Allocation | None = None
+    granularity: Granularity = field(default_factory=Unstructured)
+    solver: str = "columns"
+    refit: bool = True
+    targets: str = "own"
+    order: str = "layers"
+    damping: float = 0.01
+    block: int = 128
+    samples: int = 1 << 16
+    blocks: tuple[str, ...] | None = None
+    tune: int = 0
+    rate: float = 3e-4
+    norms: bool = True
+    folder: str | None = None
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
+    seed: int = 0
+    progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
+
+    by_name: ClassVar[str] = "any"  # `secateur.prune` takes this method by its name, at any granularity of masks
+
+    def __post_init__(self) -> None:
+        for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
+            if getattr(self, name) not in words:
+                raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(words)}")
+
+    def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
+        """Return a pruned copy of ``model`` with masks and receipt.
+
+        Raises:
+            NeedsTask: no batches.
+            BadCalibration: the batches hold NaN, or are constant.
+            NothingToPrune, UnknownName, BadPattern, BadSparsity: see the parts.
+        """
+        if task is None:
+            raise NeedsTask(
+                "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
+            )
+        targets = surgical_targets(model, self.ignore)
+        calibration = Calibration(model, targets, task, self.settings())
+        counts = self._counts(model, targets, calibration)
+        pruned = copy.deepcopy(model)
+        done = calibration.operate_(pruned, counts)
+        masks = Masks({name: done.masks[name] for name in targets})
+        if self.norms:
+            recalibrate_(pruned, calibration.inputs())
+        report = compare(
+            model,
+            pruned,
+            example_inputs,
+            task=task,
+            method=self._said(calibration),
+            settings={
+                "layers": done.rows,
+                "blocks": done.blocks,
+                "bound": done.bound,
+                "batches": len(calibration.batches),
+            },
+            notes=(*calibration.said(), *notes_on(pruned, masks)),
+        )
+        return Pruned(pruned, masks, report)
+
+    def settings(self) -> Settings:
+        """What the calibration needs to know."""
+        return Settings(
+            granularity=self.granularity,
+            solver=self.solver,
+            refit=self.refit,
+            targets=self.targets,
+            order=self.order,
+            damping=self.damping,
+            block=self.block,
+            samples=self.samples,
+            blocks=self.blocks,
+            tuning=Tuning(epochs=self.tune, lr=self.rate, seed=self.seed) if self.tune else None,
+            folder=self.folder,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _counts(self, model: nn.Module, targets: dict[str, LayerFacts], calibration: Calibration) -> dict[str, int]:
+        """Units that stay, by parameter."""
+        scores = Scores(
+            {name: model.get_parameter(name).detach() for name in targets}, each=torch.square, facts=targets
+        )
+        units = self.granularity.pool(scores)
+        if self.granularity.quota is not None:
+            return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
+        if self.allocation is None:
+            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
+        if isinstance(self.allocation, Global):
+            return budgeted(calibration, units, self.allocation)
+        return dict(self.allocation(units))
+
+    def _said(self, calibration: Calibration) -> str:
+        refitted = ", survivors solved for jointly" if self.refit else ""
+        return (
+            f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
+            f"damping {self.damping:g}, {len(calibration.batches)} batches without labels"
+        )
+
+
+def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dict[str, LayerFacts]:
+    """The weights that are multiplied with something; look-up tables are left alone.
+
+    Raises:
+        NothingToPrune: there is none.
+    """
+    found = {
+        name: facts
+        for name, facts in find_targets(model, ignore=ignore).items()
+        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module))
+    }
+    if not found:
+        raise NothingToPrune(
+            f"{type(model).__name__} has no layer with a rule for what it takes in; see secateur.inflow"
+        )
+    return found

@@ -1,0 +1,212 @@
+"""Optimal brain surgeon (Hassibi & Stork 1993; Hassibi, Stork & Wolff 1993): the whole network's inverse Hessian, for up to about 10^4 weights.
+
+    L_q = w_q^2 / (2 [H^-1]_qq),    all other weights move by  - w_q / [H^-1]_qq H^-1 e_q;    several at once are one linear system
+
+Weights leave, the least missed first; H is made anew after every stage. It ends at a sparsity, where the quality would fall below a
+floor, or where the loss is predicted to rise by too much, whichever comes first. Biases count as weights, as in the paper.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from secateur.controls import controls_of
+from secateur.errors import BadSparsity, NeedsTask, WrongModel
+from secateur.granularities.unstructured import Unstructured
+from secateur.jacobians import curvature_rows, flat_weights, unflattened_
+from secateur.masks import Masks
+from secateur.notes import describe, notes_on
+from secateur.profiling import compare
+from secateur.protocols import Allocation, Granularity, Targets
+from secateur.report import Pruned
+from secateur.scores import Scores
+from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
+from secateur.targets import Ignore, find_targets
+from secateur.task import Task
+
+__all__ = ["Obs"]
+
+_MOST = 20_000
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Obs:
+    """Prune weight by weight with the inverse Hessian of the whole network.
+
+    Args:
+        allocation: how much stays in all; where is found out. None: a stop rule decides.
+        floor: the least quality (``task.evaluate``) that the network may have.
+        most_rise: the largest total of predicted rises of the loss.
+        curvature: "squared", "cross_entropy", "sampled" or "empirical"; see `secateur.jacobians`.
+        inverse: "cholesky", or "recursion", the paper's.
+        alpha: added to the Hessian's diagonal; the paper takes 1e-8 to 1e-4. With weight decay d in the loss, d / samples belongs here.
+        each: weights that leave jointly in a stage.
+        refresh: stages after which the Hessian is made anew; it is brought down by rank-one steps in between.
+        include_bias: whether biases are weights.
+        granularity: single weights only.
+        ignore: what to leave alone.
+        seed: for "sampled" and the random control.
+    """
+
+    allocation: Allocation | None = None
+    floor: float | None = None
+    most_rise: float | None = None
+    curvature: str = "squared"
+    inverse: str = "cholesky"
+    alpha: float = 1e-6
+    each: int = 1
+    refresh: int = 1
+    include_bias: bool = True
+    granularity: Granularity = field(default_factory=Unstructured)
+    ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
+    seed: int = 0
+
+    by_name: ClassVar[str] = "any"
+
+    def __post_init__(self) -> None:
+        if self.granularity != Unstructured():
+            raise BadSparsity(
+                "the surgeon takes out single weights: granularity='unstructured'; for patterns use 'layer_obs'"
+            )
+        if self.allocation is None and self.floor is None and self.most_rise is None:
+            raise BadSparsity(
+                "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
+            )
+        if self.each < 1 or self.refresh < 1 or not self.alpha > 0 or self.inverse not in ("cholesky", "recursion"):
+            raise BadSparsity(
+                f"Obs(each={self.each}, refresh={self.refresh}, alpha={self.alpha}, inverse={self.inverse!r}): counts must be positive, "
+                "alpha above 0, inverse 'cholesky' or 'recursion'"
+            )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        *,
+        task: Task | None = None,
+        example_inputs: Any = None,
+        retrain: Callable[[nn.Module, Masks], object] | None = None,
+    ) -> Pruned:
+        """Return a pruned copy of ``model``.
+
+        Args:
+            model: trained to a minimum; not touched.
+            task: batches; ``evaluate`` for ``floor=`` and for the controls; ``loss`` for the curvature "empirical".
+            example_inputs: for the receipt.
+            retrain: called after every stage with the network and its masks; weights that are gone are set to zero again afterwards.
+
+        Raises:
+            NeedsTask, BadSparsity, NothingToPrune: see the parts.
+            WrongModel: it has too many weights for a full inverse.
+        """
+        if task is None:
+            raise NeedsTask("the surgeon needs data for the Hessian: pass task=sc.Task(batches)")
+        if self.allocation is None and self.floor is None and self.most_rise is None:
+            raise BadSparsity(
+                "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
+            )
+        targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
+        names, student = list(targets), copy.deepcopy(model)
+        total = sum(model.get_parameter(name).numel() for name in names)
+        if total > _MOST:
+            raise WrongModel(
+                f"{total:,} weights need an inverse Hessian of {total**2 * 8 / 1e9:,.1f} GB; above {_MOST:,} use 'block_fisher' or 'layer_obs'"
+            )
+        keep = self._keep(model, targets)
+        alive, trace = self._operate(student, names, task, keep, retrain)
+        masks = Masks(_split(alive, student, names))
+        masks.apply_(student)
+        report = compare(
+            model,
+            student,
+            example_inputs,
+            task=task,
+            method=self._said(),
+            settings={"stages": trace},
+            notes=notes_on(student, masks),
+        )
+        found = controls_of(model, targets, masks, task, seed=self.seed, together=True)
+        return Pruned(student, masks, replace(report, controls=found))
+
+    def _operate(
+        self,
+        student: nn.Module,
+        names: list[str],
+        task: Task,
+        keep: int,
+        retrain: Callable[[nn.Module, Masks], object] | None,
+    ) -> tuple[Tensor, list[dict[str, float]]]:
+        """Which weights are alive in the end, and what each stage did."""
+        alive = torch.ones_like(flat_weights(student, names), dtype=torch.bool)
+        trace: list[dict[str, float]] = []
+        inverse, rises, stage = torch.empty(0), 0.0, 0
+        while int(alive.sum()) > max(keep, 0):
+            if stage % self.refresh == 0 or retrain:
+                inverse = self._inverse(student, names, alive, task)
+            weights, count = flat_weights(student, names), min(self.each, int(alive.sum()) - keep)
+            fresh, rise, left = _stage(weights, inverse, alive.clone(), count)
+            if self.most_rise is not None and rises + rise > self.most_rise:
+                break
+            before = copy.deepcopy(student.state_dict())
+            unflattened_(student, names, fresh)
+            if retrain:
+                masks = Masks(_split(left, student, names))
+                retrain(student, masks)
+                masks.apply_(student)
+            quality = float(task.needs_evaluate("floor=")(student)) if self.floor is not None else None
+            if quality is not None and self.floor is not None and quality < self.floor:
+                student.load_state_dict(before)
+                break
+            alive, rises, stage = left, rises + rise, stage + 1
+            trace.append(
+                {"left": int(alive.sum()), "predicted": rise} | ({} if quality is None else {"quality": quality})
+            )
+        return alive, trace
+
+    def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> Tensor:
+        rows, samples = [], 0
+        for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", seed=self.seed):
+            rows.append(part.double() * alive)
+            samples += count
+        make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
+        found = make(torch.cat(rows), samples, self.alpha)
+        return found.masked_fill(~(alive.unsqueeze(0) & alive.unsqueeze(1)), 0)
+
+    def _keep(self, model: nn.Module, targets: Targets) -> int:
+        if self.allocation is None:
+            return 0
+        values = {name: model.get_parameter(name).detach() for name in targets}
+        return sum(self.allocation(self.granularity.pool(Scores(values, each=torch.abs, facts=targets))).values())
+
+    def _said(self) -> str:
+        stops = [describe(self.allocation)] if self.allocation else []
+        stops += [f"floor {self.floor:g}"] if self.floor is not None else []
+        stops += [f"predicted rise up to {self.most_rise:g}"] if self.most_rise is not None else []
+        labels = "the task's labels" if self.curvature == "empirical" else "no labels"
+        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}), damping {self.alpha:g}, until {', '.join(stops)}"
+
+
+def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int) -> tuple[Tensor, float, Tensor]:
+    """Remove the ``count`` least salient weights jointly; ``inverse`` is brought down in place."""
+    scores = saliencies(weights, inverse, alive)
+    chosen = scores.argsort(stable=True)[:count]
+    gone = torch.zeros_like(alive)
+    gone[chosen] = True
+    fresh, rise = remove_jointly(weights, inverse, gone)
+    scratch = weights.clone()
+    for which in chosen:
+        remove_(scratch, inverse, alive, which)
+    return fresh * alive, rise, alive
+
+
+def _split(alive: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    found, at = {}, 0
+    for name in names:
+        parameter = model.get_parameter(name)
+        found[name] = alive[at : at + parameter.numel()].view(parameter.shape).to(parameter.device)
+        at += parameter.numel()
+    return found

@@ -1,0 +1,103 @@
+"""Second moments of what layers take in: Hessians of layer-wise quadratics, summed up batch by batch.
+
+    H = 1/n sum_j x_j x_j^T,    C = 1/n sum_j x_j x'_j^T   (x: dense network, x': as pruned so far),    means for the bias
+
+Sums are float64 up to 4096 features and float32 beyond; each batch's product is made in the type of the data.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from secateur.errors import BadCalibration
+
+__all__ = ["Moments"]
+
+_WIDE = 4096
+
+
+@final
+@dataclass(eq=False)
+class Moments:
+    """The moments of one weight, ``[groups, features, features]``; ``now`` is what it takes in, ``before`` what it took in when dense."""
+
+    name: str
+    samples: int = 0
+    gram: Tensor | None = None  # sum of now now^T
+    cross: Tensor | None = None  # sum of before now^T
+    now: Tensor | None = None  # sum of now, [groups, features]
+    before: Tensor | None = None
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows with inputs of their own."""
+        assert self.gram is not None
+        return len(self.gram)
+
+    def add(self, x: Tensor, dense: Tensor | None = None) -> None:
+        """Add samples, ``[groups, features, samples]`` each.
+
+        Raises:
+            BadCalibration: a number is NaN or infinite.
+        """
+        x = x.detach() if x.element_size() >= 4 else x.detach().float()
+        total = x.sum(2)
+        if not bool(torch.isfinite(total.sum())):
+            raise BadCalibration(
+                f"{self.name!r} takes in NaN or infinite numbers on the calibration data (after {self.samples:,} good samples): "
+                "check the batches of the task, and that the network runs on them in this type"
+            )
+        self.samples += x.shape[2]
+        self.gram = self._sum(self.gram, x @ x.mT)
+        self.now = self._sum(self.now, total)
+        if dense is not None:
+            dense = dense.detach().to(x.dtype)
+            self.cross = self._sum(self.cross, dense @ x.mT)
+            self.before = self._sum(self.before, dense.sum(2))
+
+    def _sum(self, total: Tensor | None, part: Tensor) -> Tensor:
+        wide = torch.float64 if part.shape[-1] <= _WIDE and part.device.type != "mps" else torch.float32
+        return part.to(wide) if total is None else total.add_(part)
+
+    def hessian(self, group: int, *, centred: bool = False) -> Tensor:
+        """``E[x' x'^T]``, or their covariance where a bias takes up the mean."""
+        assert self.gram is not None
+        assert self.now is not None
+        found = self.gram[group] / self.samples
+        mean = self.now[group] / self.samples
+        return found - torch.outer(mean, mean) if centred else found
+
+    def crossed(self, group: int, *, centred: bool = False) -> Tensor:
+        """``E[x x'^T]``, or the covariance."""
+        assert self.cross is not None
+        assert self.now is not None
+        assert self.before is not None
+        found = self.cross[group] / self.samples
+        if centred:
+            found = found - torch.outer(self.before[group] / self.samples, self.now[group] / self.samples)
+        return found
+
+    def means(self, group: int) -> tuple[Tensor, Tensor]:
+        """The mean input now, and when dense (the same where that was not listened to)."""
+        assert self.now is not None
+        now = self.now[group] / self.samples
+        return now, now if self.before is None else self.before[group] / self.samples
+
+    def check_varied(self) -> None:
+        """Refuse inputs that never change.
+
+        Raises:
+            BadCalibration: all samples are the same.
+        """
+        assert self.gram is not None
+        assert self.now is not None
+        energy = float(self.gram.diagonal(dim1=1, dim2=2).sum()) / self.samples
+        mean = float((self.now / self.samples).square().sum())
+        if energy - mean <= 1e-9 * energy:
+            same = "nothing but zeros" if energy == 0 else "the same numbers every time"
+            raise BadCalibration(
+                f"{self.name!r}, the first layer, takes in {same} ({self.samples:,} samples): constant calibration data say nothing about "
+                "which weights matter; pass real inputs in Task(batches=...)"
+            )

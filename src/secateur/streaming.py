@@ -1,0 +1,175 @@
+"""Calibration data flowing through a network stage by stage, so that no more than a stage is ever run or listened to at a time.
+
+    head    what runs before the chain        the network, stopped at the first block
+    blocks  one stage each                    the block alone, on what the one before gave
+    tail    what runs after the chain         the network whole
+
+A network without a chain is one stage. What a stage takes in is kept for every batch; when its weights have changed, `advance` runs it
+once more and hands its outputs to the next.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from secateur.activations import run_batch
+from secateur.chains import first_of
+from secateur.examples import leaving_no_trace
+from secateur.inflow import listening_to
+from secateur.task import Task
+
+__all__ = ["Stage", "Stream", "stages_of"]
+
+Listener = Callable[[str, Any], None]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A piece of the network and the layers in it that are pruned, in the order in which they run.
+
+    Args:
+        block: its path, "" for the whole network.
+        groups: paths of layers; those that take in the same tensor stand together.
+        last: whether the network runs to its end for it.
+    """
+
+    block: str
+    groups: tuple[tuple[str, ...], ...]
+    last: bool = False
+
+
+class _Enough(Exception):
+    """All that was asked for has been seen: the rest need not run."""
+
+
+@dataclass(eq=False)
+class Stream:
+    """One network with the data on their way through it.
+
+    Args:
+        model: the network.
+        batches: the calibration batches, in memory.
+        task: says how the network is run on a batch.
+        chain: paths of its blocks.
+    """
+
+    model: nn.Module
+    batches: Sequence[Any]
+    task: Task | None
+    chain: Sequence[str] = ()
+    held: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def enter(self) -> None:
+        """Run up to the first block and keep what it takes in."""
+        self.held = []
+        first = self.model.get_submodule(self.chain[0])
+
+        def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
+            self.held.append((tuple(args), dict(kwargs)))
+            raise _Enough
+
+        handle = first.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            for batch in self.batches:
+                with _stopping(), leaving_no_trace(self.model):
+                    run_batch(self.model, batch, self.task)
+        finally:
+            handle.remove()
+
+    def advance(self, block: str) -> None:
+        """Run ``block`` on what it takes in, and keep what it gives for the next."""
+        module = self.model.get_submodule(block)
+        for place in range(len(self.held)):
+            args, kwargs = self.held[place]
+            with leaving_no_trace(module):
+                out = first_of(module(*args, **kwargs))
+            assert isinstance(out, Tensor)
+            self.held[place] = ((out, *args[1:]), kwargs)
+
+    def listen(self, stage: Stage, paths: Sequence[str], tell: Listener, calls: dict[str, int], place: int) -> None:
+        """Run ``stage`` on batch ``place`` and tell what the layers ``paths`` take in; stop when each was called as often as ``calls`` says."""
+        left = {path: calls[path] for path in paths} if calls else {}
+
+        def note(path: str, feeds: Any) -> None:
+            tell(path, feeds)
+            if calls:
+                left[path] -= 1
+                if not any(left.values()):
+                    raise _Enough
+
+        modules = {self.model.get_submodule(path): path for path in paths}
+        with _stopping(), leaving_no_trace(self.model), listening_to(modules, note):
+            self.run(stage, place)
+
+    def run(self, stage: Stage, place: int) -> Any:
+        """Run ``stage`` on batch ``place``."""
+        if stage.block:
+            args, kwargs = self.held[place]
+            return self.model.get_submodule(stage.block)(*args, **kwargs)
+        return run_batch(self.model, self.batches[place], self.task)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    with suppress(_Enough):
+        yield
+
+
+def stages_of(
+    model: nn.Module, paths: Sequence[str], chain: Sequence[str], batch: Any, task: Task | None
+) -> tuple[list[Stage], dict[str, int]]:
+    """The stages of ``model`` and how often each layer is called: it is run once, whole, on ``batch``.
+
+    Args:
+        model: the network.
+        paths: of the layers that are pruned.
+        chain: of its blocks.
+        batch: what it is run on.
+        task: says how.
+    """
+    seen: list[tuple[str, int]] = []
+    alive: list[Any] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        inner = getattr(module, "out_proj", None)
+        alive.append(first)
+        seen.append((modules[module], id(first)))
+        if isinstance(inner, nn.Module) and inner in modules:
+            seen.append((modules[inner], -len(seen)))
+
+    modules = {model.get_submodule(path): path for path in paths}
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
+    try:
+        with leaving_no_trace(model):
+            run_batch(model, batch, task)
+    finally:
+        for handle in handles:
+            handle.remove()
+    calls: dict[str, int] = {}
+    for path, _ in seen:
+        calls[path] = calls.get(path, 0) + 1
+    return _arranged(seen, chain), calls
+
+
+def _arranged(seen: list[tuple[str, int]], chain: Sequence[str]) -> list[Stage]:
+    def link_of(path: str) -> str:
+        return next((link for link in chain if path == link or path.startswith(f"{link}.")), "")
+
+    groups: dict[tuple[str, int], list[str]] = {}
+    for path, source in seen:
+        if not any(path in group for group in groups.values()):
+            groups.setdefault((link_of(path), source), []).append(path)
+    order = [path for path, _ in seen]
+    begins = next((at for at, path in enumerate(order) if link_of(path)), len(order))
+    head = [tuple(g) for (link, _), g in groups.items() if not link and order.index(g[0]) < begins]
+    tail = [tuple(g) for (link, _), g in groups.items() if not link and order.index(g[0]) >= begins]
+    stages = [Stage(block="", groups=tuple(head))] if head else []
+    stages += [
+        Stage(block=link, groups=tuple(tuple(g) for (own, _), g in groups.items() if own == link)) for link in chain
+    ]
+    return stages + ([Stage(block="", groups=tuple(tail), last=True)] if tail else [])

@@ -1,0 +1,192 @@
+"""Second-order solvers against slow, obvious versions, hand-checked numbers and properties."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oracles import greedy_surgery, restricted_least_squares
+from secateur.budget_of_errors import cheapest_levels, widths_of
+from secateur.errors import BadCalibration, OverBudget
+from secateur.quadratic import chosen_by, damp, rise
+from secateur.solvers.admm_support import admm_support
+from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
+from secateur.solvers.column_obs import ColumnChoice, column_obs
+from secateur.solvers.l0_regression import best_few, loss_of, solve_on_support
+from secateur.solvers.row_obs import row_traces
+from secateur.solvers.support import refit_by_cholesky, refit_by_gradients
+from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
+
+
+def problem(seed, rows=5, features=8, samples=40):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, features, generator=g, dtype=torch.float64)
+    x = x @ torch.randn(features, features, generator=g, dtype=torch.float64)
+    return torch.randn(rows, features, generator=g, dtype=torch.float64), x.t() @ x / samples
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_exact_greedy_equals_explicit_inverses(seed):
+    w, h = problem(seed)
+    traces = row_traces(w, h)
+    for row, order, costs in zip(w, traces.order, traces.costs, strict=True):
+        wanted, rises = greedy_surgery(row, h)
+        assert order.tolist() == wanted
+        torch.testing.assert_close(costs, torch.tensor(rises, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_refits_equal_least_squares_row_by_row(seed, kept):
+    w, h = problem(seed)
+    mask = chosen_by(torch.rand(w.shape, generator=torch.Generator().manual_seed(seed)), kept)
+    wanted = torch.stack([restricted_least_squares(row, h, m) for row, m in zip(w, mask, strict=True)])
+    torch.testing.assert_close(refit_by_cholesky(w, h, mask), wanted, rtol=1e-8, atol=1e-8)
+    near = refit_by_gradients(w, h, mask, tolerance=1e-12, steps=500)
+    torch.testing.assert_close(near, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_removals_end_where_the_joint_solve_does():
+    w, h = problem(1)
+    traces = row_traces(w, h)
+    mask = traces.mask(17)
+    assert int(mask.sum()) == w.numel() - 17
+    refitted = refit_by_cholesky(w, h, mask)
+    assert rise(w - refitted, h) == pytest.approx(float(traces.curve()[16]), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ColumnChoice(count=20),
+        ColumnChoice(count=20, per_row=True),
+        ColumnChoice(n=2, m=4),
+        ColumnChoice(count=16, rows=2, columns=2),
+    ],
+)
+def test_columns_keep_exactly_what_was_asked_for_and_predict_their_rise(choice):
+    w, h = problem(2, rows=4)
+    for block in (4, 8):
+        moved, mask, predicted = column_obs(w, h, choice, block=block)
+        assert int(mask.sum()) == (choice.count or 16)
+        assert not moved[~mask].any()
+        assert predicted == pytest.approx(rise(w - moved, h), rel=1e-9)
+    if choice.m:
+        assert (mask.view(4, 2, 4).sum(2) == 2).all()
+    if choice.rows == 2:
+        assert set(mask.view(2, 2, 4, 2).sum((1, 3)).flatten().tolist()) <= {0, 4}
+
+
+def test_a_single_removal_is_the_brute_force_one():
+    w, h = problem(3, rows=1)
+    everything = [rise(w - refit_by_cholesky(w, h, mask.unsqueeze(0)), h) for mask in ~torch.eye(8, dtype=torch.bool)]
+    traces = row_traces(w, h, steps=1)
+    assert int(traces.order[0, 0]) == min(range(8), key=everything.__getitem__)
+    assert float(traces.costs[0, 0]) == pytest.approx(min(everything), rel=1e-9)
+
+
+def test_splitting_finds_a_better_support_than_columns():
+    w, h = problem(4, rows=24, features=32, samples=100)
+    moved, mask, _ = column_obs(w, h, ColumnChoice(count=300), block=8)
+    better = admm_support(w, h, lambda v: chosen_by(v.square(), 300), start=moved)
+    assert int(better.sum()) == 300
+    assert rise(w - refit_by_cholesky(w, h, better), h) < 0.8 * rise(w - refit_by_cholesky(w, h, mask), h)
+
+
+def test_hessians_without_rank_are_damped_and_dead_features_are_named():
+    h = torch.ones(3, 3, dtype=torch.float64)
+    h[2, :] = h[:, 2] = 0
+    found = damp(h, 0.0)
+    assert found.dead.tolist() == [False, False, True]
+    assert found.added > 0
+    assert found.matrix[2].tolist() == [0, 0, 1]
+    with pytest.raises(BadCalibration, match="'fc' holds NaN"):
+        damp(torch.full((2, 2), torch.nan), 0.1, "'fc'")
+
+
+# A whole network's quadratic
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_the_recursion_is_the_inverse(seed):
+    rows = torch.randn(30, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    wanted = torch.linalg.inv(rows.t() @ rows / 30 + 1e-3 * torch.eye(6, dtype=torch.float64))
+    for found in (
+        inverse_by_recursion(rows, 30, 1e-3, block=1),
+        inverse_by_recursion(rows, 30, 1e-3),
+        inverse_by_cholesky(rows, 30, 1e-3),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_steps_with_downdates_end_at_the_joint_solve_and_the_predicted_rise_is_the_measured_one():
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 10, generator=g, dtype=torch.float64)
+    h = rows.t() @ rows / 50 + 1e-4 * torch.eye(10, dtype=torch.float64)
+    w0 = torch.randn(10, generator=g, dtype=torch.float64)
+    w, inverse, alive, total = w0.clone(), torch.linalg.inv(h), torch.ones(10, dtype=torch.bool), 0.0
+    for _ in range(4):
+        scores = saliencies(w, inverse, alive)
+        total += float(scores.min())
+        remove_(w, inverse, alive, scores.argmin())
+    joint, predicted = remove_jointly(w0, torch.linalg.inv(h), ~alive)
+    torch.testing.assert_close(joint, w, rtol=1e-8, atol=1e-10)
+    assert predicted == pytest.approx(total, rel=1e-8)
+    assert float((w - w0) @ h @ (w - w0)) / 2 == pytest.approx(predicted, rel=1e-8)
+    assert not w[~alive].any()
+
+
+def test_solving_through_gradients_equals_solving_with_the_hessian():
+    g = torch.Generator().manual_seed(1)
+    rows, w0 = torch.randn(6, 12, generator=g, dtype=torch.float64), torch.randn(12, generator=g, dtype=torch.float64)
+    mask = torch.arange(12) % 3 > 0
+    h = rows.t() @ rows / 6 + 1e-2 * torch.eye(12, dtype=torch.float64)
+    torch.testing.assert_close(
+        solve_on_support(w0, rows, mask, 1e-2), restricted_least_squares(w0, h, mask), rtol=1e-8, atol=1e-8
+    )
+    torch.testing.assert_close(
+        block_removal(w0, rows, mask, 12, 1e-2), restricted_least_squares(w0, h, mask), rtol=1e-8, atol=1e-8
+    )
+    torch.testing.assert_close(block_inverse_diagonal(rows, 12, 1e-2), torch.linalg.inv(h).diagonal())
+
+
+def test_the_search_never_ends_above_its_start():
+    g = torch.Generator().manual_seed(2)
+    rows, w0 = torch.randn(20, 60, generator=g, dtype=torch.float64), torch.randn(60, generator=g, dtype=torch.float64)
+    largest = chosen_by(w0.abs(), 15)
+    start = solve_on_support(w0, rows, largest, 1e-3)
+    w, mask = best_few(w0, rows, lambda v: chosen_by(v.abs(), 15), damping=1e-3, start=start)
+    assert int(mask.sum()) == 15
+    assert loss_of(w, w0, rows, 1e-3) <= loss_of(start, w0, rows, 1e-3) * (1 + 1e-9)
+
+
+# Budgets
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.floats(0, 9), st.integers(1, 9)), min_size=2, max_size=4), min_size=1, max_size=4),
+    st.integers(4, 30),
+)
+@settings(max_examples=40, deadline=None)
+def test_levels_are_the_best_of_all(offers, budget):
+    import itertools
+
+    errors = {str(i): [e for e, _ in own] for i, own in enumerate(offers)}
+    costs = {str(i): [c for _, c in own] for i, own in enumerate(offers)}
+    ways = [w for w in itertools.product(*offers) if sum(c for _, c in w) <= budget]
+    if not ways:
+        with pytest.raises(OverBudget):
+            cheapest_levels(errors, costs, budget, bins=budget)
+        return
+    found = cheapest_levels(errors, costs, budget, bins=budget)
+    assert sum(costs[n][level] for n, level in found.items()) <= budget
+    assert sum(errors[n][level] for n, level in found.items()) == pytest.approx(min(sum(e for e, _ in w) for w in ways))
+
+
+def test_the_layer_that_is_hurt_more_keeps_more_and_the_total_is_exact():
+    curves = {"a": ((0.25, 1.0), (0.5, 4.0), (0.75, 16.0)), "b": ((0.25, 9.0), (0.5, 36.0), (0.75, 144.0))}
+    counts = widths_of(curves, {"a": 100, "b": 100}, {"a": 1.0, "b": 1.0}, 100)
+    assert sum(counts.values()) == 100
+    assert counts["b"] > 60
