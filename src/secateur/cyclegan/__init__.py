@@ -5,6 +5,7 @@ from secateur.cyclegan.discriminators import PatchDiscriminator
 from secateur.cyclegan.generators import ResidualBlock, ResNetGenerator, UNetGenerator, initialise_
 from secateur.cyclegan.images import Images, domains, from_bytes, to_bytes
 from secateur.cyclegan.losses import Networks, Weights, discriminator_loss, generator_losses
+from secateur.cyclegan.logging import Log, samples
 from secateur.cyclegan.pool import ImagePool
 from secateur.cyclegan.training import Run, Training
 
@@ -12,6 +13,7 @@ __all__ = [
     "Average",
     "ImagePool",
     "Images",
+    "Log",
     "Networks",
     "PatchDiscriminator",
     "ResNetGenerator",
@@ -25,5 +27,6 @@ __all__ = [
     "from_bytes",
     "generator_losses",
     "initialise_",
+    "samples",
     "to_bytes",
 ]
