@@ -85,6 +85,7 @@ class Arena:
     power: int = 2
     chunk: int = 32
     _views: dict[int, list[Tensor]] = field(default_factory=dict, repr=False)
+    _lessons: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     _made: "OrderedDict[tuple[int, str], nn.Module]" = field(default_factory=OrderedDict, repr=False)
 
     def __call__(self, job: Job) -> Terms:
@@ -117,9 +118,9 @@ class Arena:
             return dense.eval()
         model = copied(dense)
         cut_(model, structure)
-        return self._tuned(model, dense, side).eval()
+        return self._tuned(model, side).eval()
 
-    def _tuned(self, model: nn.Module, dense: nn.Module, side: int) -> nn.Module:
+    def _tuned(self, model: nn.Module, side: int) -> nn.Module:
         tuning, inputs = self.tuning, self.practice[side]
         if not tuning.steps:
             return model
@@ -128,13 +129,20 @@ class Arena:
         with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []), torch.enable_grad():
             torch.manual_seed(0)  # for dropout
             for step in range(tuning.steps):
-                x = inputs[torch.arange(step * tuning.batch, (step + 1) * tuning.batch) % len(inputs)]
-                with torch.no_grad():
-                    goal = dense(x)
+                x, goal = self._lesson(side, step)
                 optimizer.zero_grad()
                 (model(x) - goal).abs().mean().backward()
                 optimizer.step()
         return model
+
+    def _lesson(self, side: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs of a step, and what the dense generator makes of them."""
+        if (side, step) not in self._lessons:
+            inputs, batch = self.practice[side], self.tuning.batch
+            x = inputs[torch.arange(step * batch, (step + 1) * batch, device=inputs.device) % len(inputs)]
+            with torch.no_grad():
+                self._lessons[side, step] = (x, self.generators[side].eval()(x))
+        return self._lessons[side, step]
 
     def _dense_views(self, side: int) -> list[Tensor]:
         if side not in self._views:
