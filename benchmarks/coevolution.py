@@ -31,7 +31,6 @@ from secateur.cyclegan import (
     initialise_,
     samples,
 )
-from secateur.cutting import cut_
 from secateur.evolution import InProcess, Processes, Tuning
 from secateur.evolution.genomes import hexed, unhexed
 from secateur.evolution.spaces import space_of
@@ -187,8 +186,12 @@ class Bench:
             file.write_text(json.dumps(rows, indent=1))
             print(name, row["all"], flush=True)
         (self.work / "latency.json").write_text(json.dumps(self.latencies(pairs), indent=1))
-        pictures = [self.test[0][:12]] + [samples(tuple(after), self.test[0][:12], self.test[1][:12])[1] for _, after in pairs.values()]
-        pictures += [self.test[1][:12]] + [samples(tuple(after), self.test[0][:12], self.test[1][:12])[4] for _, after in pairs.values()]
+        pictures = [self.test[0][:12]] + [
+            samples(tuple(after), self.test[0][:12], self.test[1][:12])[1] for _, after in pairs.values()
+        ]
+        pictures += [self.test[1][:12]] + [
+            samples(tuple(after), self.test[0][:12], self.test[1][:12])[4] for _, after in pairs.values()
+        ]
         (self.work / "pictures.png").write_bytes(png(grid(pictures)))
 
     def latencies(self, pairs: Any) -> dict[str, Any]:
@@ -258,13 +261,18 @@ def largest(space: Any) -> dict[str, Any]:
 
 def lines(rows: dict[str, Any]) -> str:
     """The table of the page."""
-    said = ["| pair | params | MACs | torch | ORT | Frechet A→B | B→A | KID A→B | B→A | cycle A | cycle B | off dense |", "|---" * 12 + "|"]
+    said = [
+        "| pair | params | MACs | torch | ORT | Frechet A→B | B→A | KID A→B | B→A | cycle A | cycle B | off dense |",
+        "|---" * 12 + "|",
+    ]
     for name, row in rows.items():
         both, test, times = row["all"], row["test"], row["latency"] or {}
         cells = [name, *(f"{100 * np.mean(row[key]):.1f} %" for key in ("params", "macs"))]
         cells += [f"{np.mean(times[r]['faster']):.2f}x" if times else "" for r in ("torch", "onnxruntime")]
         cells += [f"{both[d]['frechet']:.0f}" for d in ("ab", "ba")] + [f"{both[d]['kid']:.4f}" for d in ("ab", "ba")]
-        cells += [f"{test[d]['cycle']:.4f}" for d in ("ab", "ba")] + [f"{np.mean([test[d]['off_dense'] for d in ('ab', 'ba')]):.4f}"]
+        cells += [f"{test[d]['cycle']:.4f}" for d in ("ab", "ba")] + [
+            f"{np.mean([test[d]['off_dense'] for d in ('ab', 'ba')]):.4f}"
+        ]
         said.append("| " + " | ".join(cells) + " |")
     return "\n".join(said)
 

@@ -8,7 +8,12 @@ from secateur.errors import BadFile
 
 
 def test_a_tree_comes_back(tmp_path):
-    tree = {"a": [1, 2.5, None, "x", True], 3: {"t": torch.arange(4), "same": [torch.ones(2, 2, dtype=torch.float64)]}, "e": {}, "inf": float("inf")}
+    tree = {
+        "a": [1, 2.5, None, "x", True],
+        3: {"t": torch.arange(4), "same": [torch.ones(2, 2, dtype=torch.float64)]},
+        "e": {},
+        "inf": float("inf"),
+    }
     write_checkpoint(tmp_path / "deep" / "c.safetensors", tree)
     found = read_checkpoint(tmp_path / "deep" / "c.safetensors")
     assert {k: v for k, v in found.items() if k != 3} == {k: v for k, v in tree.items() if k != 3}

@@ -49,7 +49,9 @@ def read_checkpoint(path: str | Path) -> Any:
             said = (file.metadata() or {})[_KEY]
             return _deep(json.loads(said), file)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise BadFile(f"{path} is no checkpoint of a run, or a damaged one ({type(error).__name__}: {error}); start afresh") from error
+        raise BadFile(
+            f"{path} is no checkpoint of a run, or a damaged one ({type(error).__name__}: {error}); start afresh"
+        ) from error
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:

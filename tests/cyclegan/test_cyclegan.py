@@ -44,7 +44,13 @@ def test_the_paper_sizes():
 
 
 @pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("make", [lambda affine: ResNetGenerator(4, 2, affine=affine, dropout=0.5), lambda affine: UNetGenerator(32, 4, affine=affine)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda affine: ResNetGenerator(4, 2, affine=affine, dropout=0.5),
+        lambda affine: UNetGenerator(32, 4, affine=affine),
+    ],
+)
 def test_generators_keep_the_size_and_can_be_narrowed(make, affine):
     model, x = initialise_(make(affine), seed=0, std=0.2).eval(), torch.rand(2, 3, 32, 32) * 2 - 1
     assert model(x).shape == x.shape
@@ -89,7 +95,11 @@ def test_losses_of_the_identity_are_those_of_the_discriminator_alone():
     a, b = pictures(0), pictures(1)
     terms, fake_b, _ = generator_losses(nets, a, b, Weights(teacher=3.0), (nn.Identity(), Nothing()))
     assert torch.equal(fake_b, a)
-    assert {name: round(float(term), 6) for name, term in terms.items() if name != "teacher"} == {"adversarial": 2.0, "cycle": 0.0, "identity": 0.0}
+    assert {name: round(float(term), 6) for name, term in terms.items() if name != "teacher"} == {
+        "adversarial": 2.0,
+        "cycle": 0.0,
+        "identity": 0.0,
+    }
     assert float(terms["teacher"]) == pytest.approx(3 * float(b.abs().mean()))
 
 
@@ -149,7 +159,11 @@ def test_training_translates_brightness():
     """Dark and bright domains: after a short training, what is made of dark images is brighter."""
     a, b = pictures(0, 8) * 0.2 - 0.6, pictures(1, 8) * 0.2 + 0.6
     nets = networks()
-    run = Training(steps=60, batch=2, lr=2e-3, weights=Weights(identity=0), average=0, constant=1).start(nets, a, b).train()
+    run = (
+        Training(steps=60, batch=2, lr=2e-3, weights=Weights(identity=0), average=0, constant=1)
+        .start(nets, a, b)
+        .train()
+    )
     made = samples(run.finish(), a, b)
     assert float(made[1].mean()) > float(a.mean()) + 0.2
     assert float(made[4].mean()) < float(b.mean()) - 0.2

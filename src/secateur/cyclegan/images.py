@@ -54,7 +54,9 @@ class Images(Sequence[Tensor]):
         else:
             self._files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in _ENDINGS)
         if not len(self):
-            raise NeedsTask(f"there are no images in {source if self._tensor is None else 'this tensor'}; endings: {sorted(_ENDINGS)}")
+            raise NeedsTask(
+                f"there are no images in {source if self._tensor is None else 'this tensor'}; endings: {sorted(_ENDINGS)}"
+            )
         self.size = size or (min(_read(self._files[0]).shape[:2]) if self._tensor is None else self._tensor.shape[-1])
         self.load = load or round(self.size * 286 / 256)
         self._kept: dict[int, Tensor] = {}

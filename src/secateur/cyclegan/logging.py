@@ -81,4 +81,4 @@ def _writer(folder: Path) -> Any:
             "Log(tensorboard=True) needs TensorBoard, which is not installed: pip install 'secateur[tensorboard]', or leave it out: "
             "losses.tsv and the sample pictures are written without it"
         ) from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))

@@ -61,7 +61,8 @@ def generator_losses(
 
     Args:
         networks: the CycleGAN.
-        a, b: images of the domains, ``[batch, channels, h, w]`` in [-1, 1].
+        a: images of A, ``[batch, channels, h, w]`` in [-1, 1].
+        b: of B.
         weights: of the terms.
         teachers: the generators that outputs shall resemble.
     """

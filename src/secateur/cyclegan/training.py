@@ -72,7 +72,8 @@ class Training:
 
         Args:
             networks: the generators and discriminators.
-            domain_a, domain_b: `Images`, a folder, or a tensor ``[n, 3, h, w]``.
+            domain_a: `Images`, a folder, or a tensor ``[n, 3, h, w]``.
+            domain_b: likewise.
             teachers: generators whose outputs are to be resembled, by ``weights.teacher``.
         """
         a, b = (d if isinstance(d, Images) else Images(d) for d in (domain_a, domain_b))
@@ -139,7 +140,9 @@ class Run:
         for mean, model in zip(self.averages, (nets.g_ab, nets.g_ba), strict=True):
             mean.update(model)
         self.done += 1
-        losses = {name: float(term.detach()) for name, term in terms.items()} | {"discriminators": float(judged.detach())}
+        losses = {name: float(term.detach()) for name, term in terms.items()} | {
+            "discriminators": float(judged.detach())
+        }
         if not all(abs(loss) < float("inf") for loss in losses.values()):
             raise WrongModel(f"a loss is not finite at step {self.done}: {losses}; lower lr={training.lr}")
         return losses
@@ -216,7 +219,9 @@ class Run:
             pool.load_state_dict(found)
 
     def _adam(self, models: tuple[nn.Module, nn.Module], lr: float) -> torch.optim.Adam:
-        optimizer = torch.optim.Adam([p for m in models for p in m.parameters()], lr=lr, betas=self.training.betas, fused=True)
+        optimizer = torch.optim.Adam(
+            [p for m in models for p in m.parameters()], lr=lr, betas=self.training.betas, fused=True
+        )
         for group in optimizer.param_groups:
             group["initial_lr"] = lr
         return optimizer

@@ -6,6 +6,7 @@ arena returns, or None where the worker was lost: a worker that dies takes one e
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, final
@@ -85,7 +86,7 @@ class ProcessCrew:
     def __init__(self, executor: Processes, arena: Arena) -> None:
         self.executor, self.arena = executor, arena
         self.lost = 0
-        self._context = multi.get_context(executor.method)
+        self._context: Any = multi.get_context(executor.method)
         self._workers: list[tuple[Any, Connection]] = [self._hire() for _ in range(executor.workers)]
 
     @property
@@ -118,10 +119,8 @@ class ProcessCrew:
                 process.join()
 
     def _send(self, place: int, job: Job) -> None:
-        try:
+        with suppress(OSError):  # it died since; its pipe is at its end, so `_receive` will find out
             self._workers[place][1].send(job)
-        except OSError:  # it died since; its pipe is at its end, so `_receive` will find out
-            pass
 
     def _receive(self, place: int) -> Terms | None:
         process, pipe = self._workers[place]

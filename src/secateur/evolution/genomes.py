@@ -1,8 +1,8 @@
 """Genomes: one bit for every unit of every group of coupled channels; a bit says whether the unit lives.
 
-    genome      0110 1011 | 11100101 | ...            a stretch for each group, in the order in which the groups were found
-    fitting     widths become multiples of ``round_to``, every group keeps ``min_kept`` units, and what leaves or returns so that
-                the cost meets the limits is drawn at random:   cost(bits) <= limit, and any further unit would exceed it
+genome      0110 1011 | 11100101 | ...            a stretch for each group, in the order in which the groups were found
+fitting     widths become multiples of ``round_to``, every group keeps ``min_kept`` units, and what leaves or returns so that
+the cost meets the limits is drawn at random:   cost(bits) <= limit, and any further unit would exceed it
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ __all__ = ["Ray"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """Actors of Ray; one that dies is restarted by Ray, and its evaluation is asked for again.
+    """Actors of Ray; one that dies is replaced, and its evaluation is asked for again.
 
     Args:
         workers: how many actors.
@@ -72,12 +72,22 @@ class RayCrew:
         self.ray, self.lost = ray, 0
         self.started = not ray.is_initialized()
         if self.started:
-            local = {} if executor.address else {"num_cpus": executor.workers * executor.threads, "include_dashboard": False}
+            local = (
+                {}
+                if executor.address
+                else {"num_cpus": executor.workers * executor.threads, "include_dashboard": False}
+            )
             ray.init(address=executor.address, log_to_driver=False, **local)
-        kind = ray.remote(num_cpus=executor.threads, num_gpus=executor.gpus, max_restarts=-1, max_task_retries=0)(_Worker)
-        shared = ray.put(arena)
-        self.actors = [kind.remote(shared, executor.threads) for _ in range(executor.workers)]
-        self.pids: list[int] = ray.get([actor.pid.remote() for actor in self.actors])
+        self._kind = ray.remote(num_cpus=executor.threads, num_gpus=executor.gpus, max_restarts=0, max_task_retries=0)(
+            _Worker
+        )
+        self._shared, self._threads = ray.put(arena), executor.threads
+        self.actors = [self._hire() for _ in range(executor.workers)]
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the actors, each on its machine."""
+        return list(self.ray.get([actor.pid.remote() for actor in self.actors]))
 
     def __call__(self, jobs: Sequence[Job]) -> list[Terms | None]:
         """Hand out jobs to whichever actor is free; None where the actor died."""
@@ -90,8 +100,8 @@ class RayCrew:
                 busy[actor.evaluate.remote(jobs[job])] = (job, actor)
             (done,), _ = self.ray.wait(list(busy), num_returns=1)
             job, actor = busy.pop(done)
-            free.append(actor)
             results[job] = self._result(done)
+            free.append(actor if results[job] is not None else self._replace(actor))
         return results
 
     def close(self) -> None:
@@ -100,6 +110,14 @@ class RayCrew:
             self.ray.kill(actor)
         if self.started:
             self.ray.shutdown()
+
+    def _hire(self) -> Any:
+        return self._kind.remote(self._shared, self._threads)
+
+    def _replace(self, actor: Any) -> Any:
+        fresh = self._hire()
+        self.actors[self.actors.index(actor)] = fresh
+        return fresh
 
     def _result(self, done: Any) -> Terms | None:
         try:

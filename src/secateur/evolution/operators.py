@@ -1,8 +1,8 @@
 """What happens to genomes between generations: roulette, crossover, mutation (Shu et al. 2019, section 3.3).
 
-    roulette     P(p) = fitness(p) / sum of all fitnesses                       fitness = 1 / objective, to the power of the pressure
-    crossover    two cuts at random; what lies between is swapped
-    mutation     "segment": a stretch of random place and length is flipped, as the authors' code does; "bit": each bit by itself
+roulette     P(p) = fitness(p) / sum of all fitnesses                       fitness = 1 / objective, to the power of the pressure
+crossover    two cuts at random; what lies between is swapped
+mutation     "segment": a stretch of random place and length is flipped, as the authors' code does; "bit": each bit by itself
 """
 
 from collections.abc import Sequence

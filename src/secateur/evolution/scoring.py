@@ -95,7 +95,7 @@ class Arena:
         back = self._partner(1 - job.side, job.other, job.other_structure) if len(self.generators) > 1 else None
         aware, cycle = 0.0, 0.0
         with torch.no_grad():
-            for x, view in zip(inputs.split(self.chunk), self._dense_views(job.side), strict=True):
+            for x, view in zip(torch.split(inputs, self.chunk), self._dense_views(job.side), strict=True):
                 made = model(x)
                 aware += float((self._view(job.side, made) - view).square().mean()) * len(x)
                 if back is not None:
@@ -148,7 +148,7 @@ class Arena:
         if side not in self._views:
             with torch.no_grad():
                 dense = self.generators[side].eval()
-                self._views[side] = [self._view(side, dense(x)) for x in self.inputs[side].split(self.chunk)]
+                self._views[side] = [self._view(side, dense(x)) for x in torch.split(self.inputs[side], self.chunk)]
         return self._views[side]
 
     def _view(self, side: int, made: Tensor) -> Tensor:

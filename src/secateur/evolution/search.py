@@ -54,14 +54,12 @@ class Search:
     Args:
         settings: how.
         spaces: one or two.
-        crew: who evaluates.
         starts: individuals to begin with, for each side; the rest are random.
         name: of everything that the scores depend on; a checkpoint of another name is refused.
     """
 
     settings: Settings
     spaces: list[Space]
-    crew: Crew
     starts: list[list[Bits]]
     name: str = ""
     generation: int = 0
@@ -70,9 +68,11 @@ class Search:
     best: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     known: dict[str, Terms] = field(default_factory=dict)
+    crew: Crew | None = None
 
-    def run(self, file: Path | None, on_generation: Callable[[Mapping[str, Any]], object] | None) -> list[Bits]:
-        """Go on to the last generation; the best genome of every side."""
+    def run(self, crew: Crew, file: Path | None, on_generation: Callable[[Mapping[str, Any]], object] | None) -> None:
+        """Go on to the last generation; ``crew`` evaluates."""
+        self.crew = crew
         if file is not None and file.exists():
             self.load_state_dict(read_checkpoint(file))
         while self.generation < self.settings.generations:
@@ -81,6 +81,9 @@ class Search:
                 write_checkpoint(file, self.state_dict())
             if on_generation:
                 on_generation(done)
+
+    def winners(self) -> list[Bits]:
+        """The best genome of every side."""
         return [unhexed(word, space.genomes.size) for word, space in zip(self.best, self.spaces, strict=True)]
 
     def step(self) -> dict[str, Any]:
@@ -121,11 +124,15 @@ class Search:
         """
         for what, own in (("settings", repr(replace(self.settings, generations=0))), ("name", self.name)):
             if state[what] != own:
-                raise BadFile(f"the checkpoint is of another search ({what}: {state[what]}, here {own}); use another folder")
+                raise BadFile(
+                    f"the checkpoint is of another search ({what}: {state[what]}, here {own}); use another folder"
+                )
         self.spaces = [space.priced(rows) for space, rows in zip(self.spaces, state["prices"], strict=True)]
         self.generation, self.best, self.history = state["generation"], state["best"], state["history"]
         sizes = [space.genomes.size for space in self.spaces]
-        self.populations = [[unhexed(w, n) for w in words] for words, n in zip(state["populations"], sizes, strict=True)]
+        self.populations = [
+            [unhexed(w, n) for w in words] for words, n in zip(state["populations"], sizes, strict=True)
+        ]
         self.objectives = state["objectives"]
         self.known = {key: Terms(*terms) for key, terms in state["known"].items()}
 
@@ -153,9 +160,7 @@ class Search:
             elif way == 1:
                 children += [fit(child, chance) for child in crossed(parent(), parent(), chance)]
             else:
-                children.append(
-                    fit(mutated(parent(), chance, form=settings.mutation, extent=settings.extent), chance)
-                )
+                children.append(fit(mutated(parent(), chance, form=settings.mutation, extent=settings.extent), chance))
         return children[: settings.population]
 
     def _score(self, side: int) -> dict[str, Any]:
@@ -163,7 +168,9 @@ class Search:
         words = [hexed(bits) for bits in self.populations[side]]
         other = self.best[1 - side] if len(self.spaces) > 1 else ""
         keys = [f"{side}:{word}:{other}" for word in words]
-        asked, lost = self._evaluate(side, {k: w for k, w in zip(keys, words, strict=True) if k not in self.known}, other)
+        asked, lost = self._evaluate(
+            side, {k: w for k, w in zip(keys, words, strict=True) if k not in self.known}, other
+        )
         found = [self.known.get(key, _WORST) for key in keys]
         shares = [self.spaces[side].share(bits) for bits in self.populations[side]]
         objectives = [self._objective(terms, share) for terms, share in zip(found, shares, strict=True)]
@@ -186,7 +193,8 @@ class Search:
         }
 
     def _evaluate(self, side: int, wanted: dict[str, str], other: str) -> tuple[int, int]:
-        """Have the crew evaluate, again where a worker was lost; how many, and how many were lost on the way."""
+        """Have the crew evaluate, and again where a worker was lost; how many, and how many were lost on the way."""
+        assert self.crew is not None
         lost, left = 0, dict(wanted)
         partner = self._structure(1 - side, other) if other else None
         for _ in range(1 + self.settings.retries):

@@ -60,12 +60,15 @@ class Space:
 
     def bits(self, masks: Masks) -> Bits:
         """The genome of masks."""
-        return self.genomes.joined({k: v.numpy() for k, v in Channels(groups=self.coupling.groups()).alive(masks).items()})
+        return self.genomes.joined(
+            {k: v.numpy() for k, v in Channels(groups=self.coupling.groups()).alive(masks).items()}
+        )
 
     def amounts(self) -> list[list[float]]:
         """The prices as numbers, for a checkpoint: those of latency are measured, and never quite the same again."""
         return [
-            [self.dense, limit, pricing.factor, *(part.amount for part in pricing.parts)] for pricing, limit in self._prices()
+            [self.dense, limit, pricing.factor, *(part.amount for part in pricing.parts)]
+            for pricing, limit in self._prices()
         ]
 
     def priced(self, amounts: list[list[float]]) -> "Space":

@@ -47,7 +47,9 @@ def started(
     for name in criteria:
         criterion = criterion_of(name)
         if not isinstance(criterion, Criterion):
-            raise NeedsTask(f"{criterion} is gathered in training: start from a criterion that looks at a trained model")
+            raise NeedsTask(
+                f"{criterion} is gathered in training: start from a criterion that looks at a trained model"
+            )
         scores = criterion(space.model, members, task)
         for scope in ("global", "layer"):
             share = limit_of(budgets[0], scope) if budgets else allocation_of(scope, 0.5)

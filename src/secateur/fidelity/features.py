@@ -48,7 +48,7 @@ class Features:
         """``[n, 3, h, w]`` in [-1, 1] to features ``[n, d]``."""
         found = []
         with torch.no_grad(), evaluating(self.network):
-            for part in images.split(self.batch):
+            for part in torch.split(images, self.batch):
                 out = self.network(self._prepared(part))
                 found.append(out.mean((2, 3)) if out.dim() == 4 else out)
         return torch.cat(found)
@@ -57,10 +57,11 @@ class Features:
         """How different pairs of images look: squared differences of maps of norm 1 at every place (Zhang et al. 2018, eq. 1, unweighted).
 
         Args:
-            one, other: images ``[n, 3, h, w]`` in [-1, 1], pair by pair.
+            one: images ``[n, 3, h, w]`` in [-1, 1].
+            other: what each is compared with.
         """
         total = 0.0
-        for a, b in zip(one.split(self.batch), other.split(self.batch), strict=True):
+        for a, b in zip(torch.split(one, self.batch), torch.split(other, self.batch), strict=True):
             for x, y in zip(self._maps(a), self._maps(b), strict=True):
                 apart = functional.normalize(x, dim=1) - functional.normalize(y, dim=1)
                 total += float(apart.square().sum(1).mean()) * len(a) / len(self.layers or (1,))

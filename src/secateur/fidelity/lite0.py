@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan & Le 2019, the variant without squeeze-excite), with TensorFlow's "SAME" padding."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 STAGES = (  # repeats, kernel, stride, expansion, outputs
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
@@ -12,11 +12,12 @@ class SameConv2d(nn.Conv2d):
     """Pads on the far side more than on the near one where the kernel does not fit evenly."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[n, in, h, w]`` to ``[n, out, h / stride, w / stride]``."""
         pads = []
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             need = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [need // 2, need - need // 2]
-        return super().forward(F.pad(x, pads))
+        return super().forward(functional.pad(x, pads))
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
@@ -39,10 +40,11 @@ class Block(nn.Module):
         self._bn2 = _norm(outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        """``[n, inside, h, w]`` to ``[n, outside, h / stride, w / stride]``."""
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
-        return x + y if self.adds else y
+        return x + y if self.adds else y  # type: ignore[no-any-return]
 
 
 class EfficientNetLite0(nn.Module):
@@ -63,7 +65,8 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(self._bn0(self._conv_stem(x)))
+        """``[n, 3, 224, 224]`` to logits ``[n, 1000]``."""
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
-        return self._fc(F.relu6(self._bn1(self._conv_head(x))).mean((2, 3)))
+        return self._fc(functional.relu6(self._bn1(self._conv_head(x))).mean((2, 3)))  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ __all__ = ["cycle_error", "discriminator_score", "made_by", "translation"]
 def made_by(generator: nn.Module, inputs: Tensor, batch: int = 50) -> Tensor:
     """What a generator makes of its inputs, in eval mode."""
     with torch.no_grad(), evaluating(generator):
-        return torch.cat([generator(part) for part in inputs.split(batch)])
+        return torch.cat([generator(part) for part in torch.split(inputs, batch)])
 
 
 def cycle_error(there: nn.Module, back: nn.Module, inputs: Tensor) -> float:
@@ -41,7 +41,8 @@ def translation(
 
     Args:
         generators: ``(g_ab, g_ba)``.
-        a, b: images of the domains ``[n, 3, h, w]`` in [-1, 1].
+        a: images of A, ``[n, 3, h, w]`` in [-1, 1].
+        b: of B.
         features: for the distances; None leaves those out.
         discriminators: ``(d_a, d_b)``, for their scores.
         dense: generators whose outputs are compared with, image by image.

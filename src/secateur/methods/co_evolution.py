@@ -10,16 +10,14 @@ The authors' code adds up the inverse loss and the number of dead channels, and 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import nn
 
 from secateur.errors import BadSparsity, WrongModel
 from secateur.evolution.executors import Executor, InProcess
-from secateur.evolution.genomes import Bits
 from secateur.evolution.scoring import Arena, Tuning
 from secateur.evolution.search import Search, Settings
 from secateur.evolution.spaces import Space, space_of
@@ -31,9 +29,7 @@ from secateur.narrowing import narrow
 from secateur.notes import describe
 from secateur.protocols import Cost, Criterion
 from secateur.recoupling import Narrowed
-from secateur.report import Pruned
 from secateur.targets import Ignore
-from secateur.task import Task
 from secateur.thinning import coupled, receipt
 
 __all__ = ["CoEvolution"]
@@ -138,9 +134,16 @@ class CoEvolution:
         given = _sides(tasks, len(models)) if tasks is not None else (None,) * len(models)
         spaces = [self._space(model, x[:1]) for model, x in zip(models, inputs, strict=True)]
         arena = self._arena(models, judges[::-1], [split(x, self.images) for x in inputs])
-        words = digest((*models, *judges), (*arena.inputs, *arena.practice), repr((self.budget, self.tuning, self.ignore)))
-        best = self._search(spaces, arena, words, given, executor or InProcess(), folder, on_generation)
-        return self._results(spaces, best, inputs, given, train, single=single)
+        words = digest(
+            (*models, *judges), (*arena.inputs, *arena.practice), repr((self.budget, self.tuning, self.ignore))
+        )
+        search = self._search(spaces, arena, words, given)
+        crew = (executor or InProcess())(arena)
+        try:
+            search.run(crew, None if folder is None else Path(folder) / "search.safetensors", on_generation)
+        finally:
+            crew.close()
+        return self._results(search, inputs, given, train, single=single)
 
     @property
     def _budgets(self) -> tuple[str, ...]:
@@ -171,27 +174,17 @@ class CoEvolution:
             power=self.cycle_power,
         )
 
-    def _search(
-        self, spaces: list[Space], arena: Arena, name: str, tasks: Any, executor: Executor, folder: Any, on_generation: Any
-    ) -> tuple[list[Bits], Search]:
+    def _search(self, spaces: list[Space], arena: Arena, words: str, tasks: Any) -> Search:
         starts = [
             started(space, self.starts, self._budgets, x[:1], task)
             for space, x, task in zip(spaces, arena.inputs, tasks, strict=True)
         ]
         own = {key: value for key, value in vars(self).items() if key in Settings.__dataclass_fields__}
-        settings = Settings(**own, weigh_cost=not self._budgets)
-        crew = executor(arena)
-        try:
-            search = Search(settings, spaces, crew, starts, name)
-            return search.run(None if folder is None else Path(folder) / "search.safetensors", on_generation), search
-        finally:
-            crew.close()
+        return Search(Settings(**own, weigh_cost=not self._budgets), spaces, starts, words)
 
-    def _results(
-        self, spaces: list[Space], found: tuple[list[Bits], Search], inputs: Any, tasks: Any, train: Any, *, single: bool
-    ) -> Any:
-        best, search = found
-        masks = [space.masks(bits) for space, bits in zip(search.spaces, best, strict=True)]
+    def _results(self, search: Search, inputs: Any, tasks: Any, train: Any, *, single: bool) -> Any:
+        spaces, best = search.spaces, search.winners()
+        masks = [space.masks(bits) for space, bits in zip(spaces, best, strict=True)]
         thin = [
             narrow(space.model, mask, x[:1], coupling=space.coupling) if mask.kept < mask.total else copied(space.model)
             for space, mask, x in zip(spaces, masks, inputs, strict=True)
@@ -206,12 +199,18 @@ class CoEvolution:
                 method=self._said(single=single, trained=bool(train)),
                 settings={"history": search.history, "side": side, "genome": search.best[side], **_plain(self)},
             )
-            for side, (model, space, mask, x, task) in enumerate(zip(trained, spaces, masks, inputs, tasks, strict=True))
+            for side, (model, space, mask, x, task) in enumerate(
+                zip(trained, spaces, masks, inputs, tasks, strict=True)
+            )
         )
         return results[0] if single else results
 
     def _said(self, *, single: bool, trained: bool) -> str:
-        share = "budget " + ", ".join(self._budgets) if self._budgets else f"{describe(self.cost) if not isinstance(self.cost, str) else self.cost} + {self.gamma:g} x losses"
+        share = (
+            "budget " + ", ".join(self._budgets)
+            if self._budgets
+            else f"{describe(self.cost) if not isinstance(self.cost, str) else self.cost} + {self.gamma:g} x losses"
+        )
         what = "channels of one generator evolved" if single else "channels of a pair of generators co-evolved"
         return f"{what}: population {self.population}, {self.generations} generations, {share}{', then trained' if trained else ''}"
 

@@ -21,7 +21,9 @@ from secateur.reporting.writing import write_text
 __all__ = ["page", "write"]
 
 
-def write(path: str | Path, pair: Sequence[Pruned], dense: Sequence[nn.Module], images: Sequence[Tensor], **more: Any) -> Path:
+def write(
+    path: str | Path, pair: Sequence[Pruned], dense: Sequence[nn.Module], images: Sequence[Tensor], **more: Any
+) -> Path:
     """Write `page` to ``path``; a crash in the middle leaves what was there before."""
     return write_text(path, page(pair, dense, images, **more))
 
@@ -51,7 +53,9 @@ def page(
     from secateur import __version__
 
     if not len(pair) == len(dense) == len(images):
-        raise WrongModel(f"{len(pair)} results, {len(dense)} dense generators and {len(images)} sets of inputs were given")
+        raise WrongModel(
+            f"{len(pair)} results, {len(dense)} dense generators and {len(images)} sets of inputs were given"
+        )
     history = list(pair[0].report.settings.get("history", ()))
     columns = list(dict.fromkeys(column for row in (quality or {}).values() for column in row))
     return (
@@ -66,7 +70,8 @@ def page(
             progress=Markup(_progress(history, len(pair), names)) if history else "",
             generations=[_generation(done) for done in history],
             receipts=[
-                (_direction(k, len(pair), names), rows_of(side.report), side.report.remarks) for k, side in enumerate(pair)
+                (_direction(k, len(pair), names), rows_of(side.report), side.report.remarks)
+                for k, side in enumerate(pair)
             ],
             columns=columns,
             quality=[(name, [_value(row.get(c)) for c in columns]) for name, row in (quality or {}).items()],
