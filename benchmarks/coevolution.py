@@ -234,13 +234,13 @@ class Bench:
         print(lines(rows))
 
 
-def uniform(space: Any, order: dict[str, Any]) -> Any:
+def uniform(space: Any, order: dict[str, Any], step: int = ROUND) -> Any:
     """The same part of every group, as much as the budget allows; within a group by ``order``."""
     genomes = space.genomes
     for part in np.arange(1.0, 0.0, -0.005):
         stretches = {}
         for name, units in genomes.units:
-            count = max(ROUND, int(units * part) // ROUND * ROUND)
+            count = max(step, int(units * part) // step * step)
             stretch = np.zeros(units, bool)
             stretch[order[name][:count]] = True
             stretches[name] = stretch
