@@ -1,6 +1,6 @@
 """A CycleGAN compressed by co-evolution, beside random channels, channels of large L1 norm, and narrow networks trained from scratch.
 
-    python -m benchmarks.coevolution --work /tmp/coevolution train search tune measure table
+    python -m benchmarks.coevolution --work /tmp/coevolution train search tune measure table page
     python -m benchmarks.coevolution --pair other/folder ...        trainA/ trainB/ testA/ testB/
 
 Every stage keeps its state in --work and goes on from there, so that it may be interrupted. All rows keep the same budget and are
@@ -37,7 +37,9 @@ from secateur.evolution.spaces import space_of
 from secateur.fidelity import lite0, translation
 from secateur.names import criterion_of, find
 from secateur.pictures import grid, png
-from secateur.thinning import members_of
+from secateur.recoupling import Narrowed
+from secateur.reporting import evolution
+from secateur.thinning import members_of, receipt
 from secateur.timing import measure
 
 BUDGET = ("params:25%", "macs:18%")
@@ -222,6 +224,30 @@ class Bench:
             }
         return found
 
+    def page(self) -> None:
+        """The first evolved pair, fine-tuned, as a page with pictures."""
+        nets = self.dense()
+        _, after = self.pairs(nets)["evolved0"]
+        history = json.loads((self.work / "history0.json").read_text())
+        pair = []
+        for k, (space, word) in enumerate(zip(self.spaces(nets), self.genomes()["evolved0"], strict=True)):
+            masks = space.masks(unhexed(word, space.genomes.size))
+            said = {"history": history, "side": k, "genome": word}
+            method = (
+                f"channels of a pair co-evolved, budget {', '.join(BUDGET)}, then trained {self.args.tune_steps} steps"
+            )
+            narrowed = Narrowed(after[k], nets[k], masks, space.coupling)
+            pair.append(receipt(narrowed, example_inputs=self.x, before=nets[k], method=method, settings=said))
+        quality = {}
+        for name, row in json.loads((self.work / "quality.json").read_text()).items():
+            quality[name] = {
+                f"{what} {way}": row["all"][way][what] for what in ("frechet", "kid") for way in ("ab", "ba")
+            }
+            quality[name] |= {f"cycle {way}": row["test"][way]["cycle"] for way in ("ab", "ba")}
+        shown = [domain[:8] for domain in self.test]
+        names = ("A", "B") if self.args.pair.name != "orange2lemon" else ("orange", "lemon")
+        print(evolution.write(self.work / "pair.html", pair, nets[:2], shown, names=names, quality=quality))
+
     def table(self) -> None:
         rows = json.loads((self.work / "quality.json").read_text())
         times = json.loads((self.work / "latency.json").read_text())
@@ -280,7 +306,7 @@ def lines(rows: dict[str, Any]) -> str:
 def main() -> None:
     """Run the stages that are named."""
     parser = options(__doc__)
-    parser.add_argument("stages", nargs="*", default=["train", "search", "tune", "measure", "table"])
+    parser.add_argument("stages", nargs="*", default=["train", "search", "tune", "measure", "table", "page"])
     parser.add_argument("--pair", type=Path, default=DATA / "gan" / "orange2lemon")
     parser.add_argument("--work", type=Path, required=True)
     for name, value in (

@@ -1,6 +1,6 @@
 """Co-evolution beyond the CycleGAN pair: a ready generator, an autoencoder, and how long a search takes.
 
-    python -m benchmarks.coevolution_more horse | autoencoder | scaling
+python -m benchmarks.coevolution_more horse | autoencoder | scaling
 """
 
 import time
@@ -26,7 +26,9 @@ from secateur.pictures import grid, png
 from secateur.timing import measure
 
 
-def tune_towards_(model: nn.Module, dense: nn.Module, inputs: Tensor, *, steps: int, batch: int, lr: float = 1e-3) -> nn.Module:
+def tune_towards_(
+    model: nn.Module, dense: nn.Module, inputs: Tensor, *, steps: int, batch: int, lr: float = 1e-3
+) -> nn.Module:
     """Train ``model`` to make what ``dense`` makes, by mean absolute difference; Adam, falling linearly to zero."""
     optimizer = torch.optim.Adam(model.train().requires_grad_(True).parameters(), lr=lr, fused=True)
     fade = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -166,8 +168,8 @@ def scaling(args: Any) -> list[dict[str, Any]]:
     d = tuple(initialise_(PatchDiscriminator(16), seed=k) for k in (2, 3))
     x = tuple(torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in (0, 1))
     rows = []
-    for population, generations, workers in ((8, 2, 1), (8, 4, 1), (16, 2, 1), (16, 4, 1), (16, 4, 2)):
-        seconds: list[float] = []
+    cases = ((8, 2, 1), (8, 4, 1), (16, 2, 1), (16, 4, 1), (16, 4, 2))
+    for population, generations, workers in cases[:1] if args.quick else cases:
         method = sc.methods.CoEvolution(
             population=population, generations=generations, budget="macs:25%", images=16, chances=(0, 0.5, 0.5)
         )

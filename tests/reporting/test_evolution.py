@@ -12,14 +12,29 @@ from secateur.masks import Masks
 from secateur.report import Latency, Profile, Pruned, Report
 from secateur.reporting import evolution
 
-SIDE = {"best": 1.5, "mean": 2.0, "aware": 0.3, "cycle": 0.1, "share": 0.25, "evaluations": 4, "remembered": 0, "lost": 0}
+SIDE = {
+    "best": 1.5,
+    "mean": 2.0,
+    "aware": 0.3,
+    "cycle": 0.1,
+    "share": 0.25,
+    "evaluations": 4,
+    "remembered": 0,
+    "lost": 0,
+}
 
 
 def pruned(sides=2):
     history = [{"generation": k, "seconds": 1.0, "sides": [SIDE] * sides} for k in (1, 2)]
     timed = Latency(median_ms=8.0, low_ms=7.0, high_ms=9.0, runs=5, threads=1)
     before = Profile(model="Net", params=100, nonzeros=100, macs=1000, latency=timed)
-    after = Profile(model="Net", params=25, nonzeros=25, macs=200, latency=Latency(median_ms=2.0, low_ms=1.9, high_ms=2.1, runs=5, threads=1))
+    after = Profile(
+        model="Net",
+        params=25,
+        nonzeros=25,
+        macs=200,
+        latency=Latency(median_ms=2.0, low_ms=1.9, high_ms=2.1, runs=5, threads=1),
+    )
     report = Report(before=before, after=after, method="co-evolved", settings={"history": history}, notes=("a note",))
     return Pruned(nn.Identity(), Masks(), report)
 
@@ -43,7 +58,7 @@ def test_a_pair(tmp_path):
 
 def test_one_generator_has_nothing_reconstructed():
     text = evolution.page([pruned(1)], [nn.Identity()], [torch.zeros(2, 1, 4, 4)])
-    assert '<span>reconstructed</span>' not in text
+    assert "<span>reconstructed</span>" not in text
     assert text.count("data:image/png") == 6
 
 
