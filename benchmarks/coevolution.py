@@ -261,19 +261,22 @@ class Bench:
 
 
 def uniform(space: Any, order: dict[str, Any], step: int = ROUND) -> Any:
-    """The same part of every group, as much as the budget allows; within a group by ``order``."""
+    """The same part of every group, within a group by ``order``; what the budget has left goes to the groups in turns."""
     genomes = space.genomes
+
+    def bits_of(counts: dict[str, int]) -> Any:
+        return genomes.joined(
+            {name: np.isin(np.arange(units), order[name][: counts[name]]) for name, units in genomes.units}
+        )
+
     for part in np.arange(1.0, 0.0, -0.005):
-        stretches = {}
-        for name, units in genomes.units:
-            count = max(step, int(units * part) // step * step)
-            stretch = np.zeros(units, bool)
-            stretch[order[name][:count]] = True
-            stretches[name] = stretch
-        bits = genomes.joined(stretches)
-        if genomes.within(bits):
-            return bits
-    raise ValueError("no width fits")
+        counts = {name: max(step, int(units * part) // step * step) for name, units in genomes.units}
+        if genomes.within(bits_of(counts)):
+            break
+    for name, units in sorted(genomes.units, key=lambda group: -group[1]):
+        more = counts | {name: min(units, counts[name] + step)}
+        counts = more if genomes.within(bits_of(more)) else counts
+    return bits_of(counts)
 
 
 def largest(space: Any) -> dict[str, Any]:
