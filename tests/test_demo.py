@@ -25,6 +25,14 @@ def test_what_it_shows(demo):
     assert found.loaded_equal
 
 
+def test_channels_leave_for_real_and_the_score_stays_near(demo):
+    found, _ = demo
+    before, after = found.narrow.report.before, found.narrow.report.after
+    assert after.macs < before.macs / 5
+    assert after.params < before.params / 5
+    assert after.score > found.dense_score - 5
+
+
 def test_magnitude_beats_the_random_control_from_half_on(demo):
     found, _ = demo
     assert [row.sparsity for row in found.rows] == [0.5, 0.7, 0.8, 0.9, 0.95]
@@ -43,7 +51,7 @@ def test_the_file_is_small_and_the_page_needs_nothing_else(demo):
 def test_progress_is_told_to_the_end(demo):
     _, told = demo
     last = {text.partition(",")[0]: (done, total) for text, done, total in told if "alone" not in text}
-    assert len(last) == 4
+    assert len(last) == 5
     assert all(done == total for done, total in last.values())
 
 

@@ -91,7 +91,7 @@ def narrow(
             for name, value in kept.items():
                 thin.get_parameter(name).copy_(value)
         raise
-    remember_structure_(thin, structure if earlier is None or structure.graph else earlier.then(structure))
+    _remember_more_(thin, earlier, structure)
     return thin
 
 
@@ -99,6 +99,7 @@ def cut_copy(model: nn.Module, coupling: Coupling, structure: Structure) -> nn.M
     """A copy of ``model`` (or of its graph) cut to ``structure``, to measure what it costs; it is not compared with anything."""
     thin = _to_cut(model, coupling, inplace=False)
     cut_(thin, structure)
+    _remember_more_(thin, structure_of(model), structure)
     return thin
 
 
@@ -107,6 +108,10 @@ def remember_structure_(model: nn.Module, structure: Structure) -> None:
     model.__dict__[_ATTRIBUTE] = structure
     if isinstance(model, GraphModule):
         model.meta[_ATTRIBUTE] = structure  # the only thing of its own that a copy of a graph keeps
+
+
+def _remember_more_(thin: nn.Module, earlier: Structure | None, structure: Structure) -> None:
+    remember_structure_(thin, structure if earlier is None or structure.graph else earlier.then(structure))
 
 
 def structure_of(model: nn.Module) -> Structure | None:

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, final
 
@@ -75,8 +75,17 @@ def pack(named: Mapping[str, Tensor], *, dtype: str | None = None, model: str = 
     return _assemble(named, one, model=model, threads=threads)
 
 
-def packed_nbytes(named: Mapping[str, Tensor], *, dtype: str | None = None, model: str = "", threads: int = 0) -> int:
+def packed_nbytes(
+    named: Mapping[str, Tensor],
+    *,
+    dtype: str | None = None,
+    model: str = "",
+    structure: Mapping[str, Any] | None = None,
+    threads: int = 0,
+) -> int:
     """The exact size of the file that `secateur.save` writes for a model with this state, in bytes; nothing is packed.
+
+    ``structure`` is what the header says of a narrowed model, see `Structure.to_dict`.
 
     Raises:
         WrongModel: see `pack`.
@@ -90,7 +99,9 @@ def packed_nbytes(named: Mapping[str, Tensor], *, dtype: str | None = None, mode
         choice = _choose(item[0], item[1], dtype)
         return item[0], choice, choice.outline
 
-    return _assemble(named, one, model=model, threads=threads).nbytes
+    packed = _assemble(named, one, model=model, threads=threads)
+    told = replace(packed.document, structure=None if structure is None else dict(structure))
+    return replace(packed, document=told).nbytes
 
 
 def dense_nbytes(named: Mapping[str, Tensor]) -> int:

@@ -39,7 +39,13 @@ GRANULARITIES = [
 ]
 CRITERIA = [find("criteria", name)() for name in names_in("criteria")]
 STEPS = {"begin_step": 2, "end_step": 11, "frequency": 4}
-TRAINED = {"sparsity": 0.6, "strength": 0.01}  # what methods that train need, by the names of their fields
+TRAINED = {  # what methods that train need, by the names of their fields
+    "every": 3,
+    "batches": 1,
+    "end_step": 6,
+    "sparsity": 0.6,
+    "strength": 0.01,
+}
 
 
 PRICING = (

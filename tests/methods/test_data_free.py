@@ -82,7 +82,7 @@ class TestExactness:
         fresh = torch.randn(8, *shape[1:])
         torch.testing.assert_close(pruned.model(fresh), model(fresh), rtol=1e-5, atol=1e-6)
 
-    @settings(max_examples=25)
+    @settings(max_examples=12)
     @given(
         st.sampled_from(sorted(NETS)),
         st.integers(1, 8),

@@ -332,7 +332,7 @@ def test_a_resumed_run_ends_in_the_same_bits(name, optimizer):
 
     advance(model, first, run, some, each=keep)
     straight = run.finish()
-    for stop in (1, 4, 6, 7, 8, 15, 17, 20, 24, 26):
+    for stop in (4, 7, 15, 24) if optimizer == "sgd" else (1, 6, 20):
         states[stop - 1].seek(0)
         state = torch.load(states[stop - 1], weights_only=True)
         fresh, second, again = started(method, convnet(seed=9), optimizer)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.coupling.tricks import difference, inputs, make
 from torch import nn
@@ -101,6 +101,7 @@ def test_scales_shrink_against_the_control():
     assert sums[1] < sums[0]
 
 
+@settings(max_examples=12)
 @given(st.lists(st.floats(0.01, 3), min_size=12, max_size=12, unique=True), st.sampled_from([0.25, 0.5, 0.75]))
 def test_the_smallest_scales_leave_and_the_model_is_masked_alike(values, sparsity):
     model = net().eval()

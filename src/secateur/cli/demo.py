@@ -10,7 +10,7 @@ from rich.table import Table
 from secateur.cli.options import Debug, Json
 from secateur.cli.screen import print_json, progress_bar, show
 from secateur.demo import Demo, run_demo
-from secateur.reporting.terminal import render
+from secateur.reporting.terminal import render, render_totals
 
 __all__ = ["command"]
 
@@ -34,6 +34,8 @@ def command(
         return
     show("One-shot, no retraining: accuracy on 450 test digits, in percent")
     show(_table(demo))
+    show(f"60% of the channels taken out for real, {demo.narrow.report.before.inputs}; nothing was trained after:")
+    show(render_totals(demo.narrow.report))
     show(f"Pruned while training, {sparsity:.0%} removed. The receipt:\n")
     show(render(demo.gradual.report))
     show("\n".join(_facts(demo)))
@@ -70,6 +72,7 @@ def _values(demo: Demo) -> dict[str, object]:
     return {
         "dense_score": demo.dense_score,
         "one_shot": [{"sparsity": r.sparsity, "magnitude": r.magnitude, "random": r.random} for r in demo.rows],
+        "narrow": demo.narrow.report.to_dict(),
         "report": demo.gradual.report.to_dict(),
         "model": str(demo.model_file),
         "page": str(demo.page),

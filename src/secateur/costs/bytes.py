@@ -6,6 +6,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from secateur.narrowing import structure_of
 from secateur.packing import packed_nbytes
 from secateur.pricing import Part
 
@@ -21,8 +22,7 @@ class Bytes:
 
     def measure(self, models: Sequence[nn.Module], example_inputs: Any) -> list[float]:  # noqa: ARG002
         """The size of each model's file."""
-        states = [{n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)} for model in models]
-        return [float(packed_nbytes(state)) for state in states]
+        return [float(_file_nbytes(model)) for model in models]
 
     def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:  # noqa: ARG002
         """A part for every tensor; the header does not shrink."""
@@ -32,3 +32,9 @@ class Bytes:
         ]
         whole = self.measure([model], None)[0]
         return (*parts, Part(max(0.0, whole - sum(part.amount for part in parts))))
+
+
+def _file_nbytes(model: nn.Module) -> int:
+    state = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    structure = structure_of(model)
+    return packed_nbytes(state, model=type(model).__name__, structure=structure.to_dict() if structure else None)

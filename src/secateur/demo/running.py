@@ -24,6 +24,7 @@ from secateur.timing import using_threads
 __all__ = ["Demo", "Row", "run_demo"]
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+NARROWER = 0.6  # of the channels of every layer
 _EXAMPLE = torch.zeros(1, 1, 8, 8)
 Say = Callable[[str, int, int], object]
 """Called as ``say(what happens, steps done, steps in all)``."""
@@ -45,6 +46,7 @@ class Demo:
     Args:
         dense_score: accuracy before pruning, in percent.
         rows: one-shot results beside the random control.
+        narrow: channels taken out for real, their readers refitted; nothing is trained.
         gradual: pruned while training.
         model_file: what `secateur.save` wrote.
         page: the receipt as a page.
@@ -55,6 +57,7 @@ class Demo:
 
     dense_score: float
     rows: tuple[Row, ...]
+    narrow: Pruned
     gradual: Pruned
     model_file: Path
     page: Path
@@ -84,6 +87,7 @@ def run_demo(folder: Path, *, sparsity: float = 0.9, epochs: int = 12, seed: int
         task, model = digits_task(seed=seed), DigitsNet()
         _train_dense(model, task, epochs, say)
         rows = _one_shot(model, task, SPARSITIES, say)
+        narrow = _narrow(model, task, say)
         gradual = _gradual(model, task, sparsity=sparsity, epochs=epochs, say=say)
         control = _gradual(model, task, sparsity=sparsity, epochs=epochs, say=say, criterion="random")
         gradual = replace(gradual, report=_side_by_side(model, gradual, control, task))
@@ -95,6 +99,7 @@ def run_demo(folder: Path, *, sparsity: float = 0.9, epochs: int = 12, seed: int
     return Demo(
         dense_score=task.needs_evaluate("the demo")(model),
         rows=rows,
+        narrow=narrow,
         gradual=gradual,
         model_file=model_file,
         page=page,
@@ -117,6 +122,23 @@ def _one_shot(model: nn.Module, task: Task, sparsities: Sequence[float], say: Sa
         rows.append(Row(sparsity=sparsity, magnitude=score["magnitude"], random=score["random"]))
         say("pruning in one shot", done, len(sparsities))
     return tuple(rows)
+
+
+def _narrow(model: nn.Module, task: Task, say: Say) -> Pruned:
+    say("taking channels out", 0, 1)
+    few = replace(task, batches=list(task.each_batch("repair"))[:8])
+    found = prune(
+        model,
+        "taylor_map",
+        granularity="channel",
+        sparsity=NARROWER,
+        scope="layer",
+        repair=True,
+        task=few,
+        example_inputs=torch.zeros(64, 1, 8, 8),
+    )
+    say("taking channels out", 1, 1)
+    return found
 
 
 def _side_by_side(dense: nn.Module, gradual: Pruned, control: Pruned, task: Task) -> Report:

@@ -27,7 +27,7 @@ __all__ = ["Progress", "build_task", "run", "trained_model"]
 
 Progress = Callable[[int, int | None, float], object]
 """Called as ``progress(steps done, steps in all if known, sparsity now)``."""
-_CHANNEL_WORDS = {"round_to", "heads", "norms", "repair", "fallback", "cost_weight"}
+_CHANNEL_WORDS = {"budget", "round_to", "heads", "norms", "repair", "fallback", "cost_weight"}
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:

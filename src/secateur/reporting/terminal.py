@@ -18,7 +18,7 @@ from secateur.reporting.wording import bytes_of, count, latency_of, percent, row
 if TYPE_CHECKING:
     from secateur.sensitivity import Sensitivity
 
-__all__ = ["render", "render_profile", "render_sensitivity", "render_text"]
+__all__ = ["render", "render_profile", "render_sensitivity", "render_text", "render_totals"]
 
 
 def render_text(found: "Report | Profile | Sensitivity", width: int = 110) -> str:
@@ -40,7 +40,7 @@ def render(report: Report) -> RenderableType:
     ]
     if report.after.inputs:
         parts.append(Text(f"measured on {report.after.inputs}", "dim"))
-    parts += [_totals(report), layer_table(report.before.layers, report.after.layers)]
+    parts += [render_totals(report), layer_table(report.before.layers, report.after.layers)]
     alarm = "bold red" if nothing_removed(report) else "bold"
     parts += [Text(sentence, alarm if place == 0 else "") for place, sentence in enumerate(verdict(report))]
     return Group(*parts, *_notes(report.remarks))
@@ -92,7 +92,8 @@ def _facts(profile: Profile) -> Iterable[tuple[str, str]]:
         yield "score", f"{profile.score:.4f}"
 
 
-def _totals(report: Report) -> Table:
+def render_totals(report: Report) -> Table:
+    """What a receipt counts and measures, before and after, without layers and words."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", style="bold", no_wrap=True)
     for heading in ("before", "after", "change"):

@@ -1,0 +1,166 @@
+"""Every criterion of channels on ResNet-20 and ResNet-56 (CIFAR-10), EfficientNet-Lite0 (ImageNet sample) and MiniLM (STS-B).
+
+For each network and budget of multiply-accumulates: the score as it is cut, with new batch-norm statistics, and after a short
+training that is the same for all rows (three seeds, at 50 %). Beside our criteria stand random channels, the same fraction of every
+group (uniform magnitude), and Torch-Pruning 1.6.1, whose ratio is searched until its network costs as much.
+
+    python -m benchmarks.filters --weights ~/.cache/secateur-weights --only resnet20        about 15 minutes a network
+    python -m benchmarks.filters --table
+"""
+
+import argparse
+import copy
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import secateur as sc
+from benchmarks.filters import networks, peer, table
+from benchmarks.models.cases import fetch
+from benchmarks.record import options, record
+
+NAMES = ("resnet20", "minilm", "efficientnet_lite0", "resnet56")
+SHARES = (0.8, 0.65, 0.5, 0.35)
+TRAINED = 0.5
+GLOBAL = (
+    "random", "magnitude", "filter_norm", "fpgm", "bn_scale", "activation", "taylor", "taylor_map", "taylor_gate", "fisher",
+    "reconstruction",
+)  # fmt: skip
+REPAIRED = (
+    ("random", "layer"),
+    ("magnitude", "curves"),
+    ("taylor_map", "global"),
+    ("taylor_map", "curves"),
+    ("reconstruction", "global"),
+)
+CASES = (
+    *((name, "global", False) for name in GLOBAL),
+    ("random", "layer", False),
+    ("magnitude", "layer", False),
+    ("magnitude", "curves", False),
+    *((name, scope, True) for name, scope in REPAIRED),
+)
+
+
+def task_of(network: networks.Network) -> sc.Task:
+    return sc.Task(list(network.calibration), loss=network.loss)
+
+
+def pruned(network: networks.Network, case: tuple[str, str, bool], share: float, curves: dict[str, Any]) -> nn.Module:
+    """The narrowed network of a row."""
+    method, scope, repair = case
+    if scope == "curves" and method not in curves:
+        curves[method] = sc.sensitivity(
+            network.model,
+            task_of(network),
+            granularity="channel",
+            method=method,
+            metric="loss",
+            example_inputs=network.example,
+            sparsities=(0.25, 0.5, 0.75),
+        )
+    return sc.prune(
+        network.model,
+        method,
+        granularity="channel",
+        budget=f"macs:{100 * share:g}%",
+        scope=curves[method] if scope == "curves" else scope,
+        repair=repair,
+        task=task_of(network),
+        example_inputs=network.example,
+    ).model
+
+
+def judged(network: networks.Network, model: nn.Module) -> dict[str, float]:
+    """As it is, and with new batch-norm statistics."""
+    found = {"score": network.judge(model)}
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        fresh = copy.deepcopy(model)
+        sc.recalibrate_(fresh, [b[0] for b in network.calibration])
+        found["recalibrated"] = network.judge(fresh)
+    return found
+
+
+def trained(network: networks.Network, model: nn.Module, seed: int) -> float:
+    """The score after the short training, from the network as it was cut."""
+    student = copy.deepcopy(model).train()
+    batches = list(network.training(seed))
+    if network.head:
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(student.parameters(), network.lr, 0.9, weight_decay=1e-4)
+    else:
+        optimizer = torch.optim.AdamW(student.parameters(), network.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, network.lr, total_steps=len(batches) + 1, pct_start=0.1)
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        network.loss(student, batch).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return network.judge(student.eval())
+
+
+def rows_of(name: str, network: networks.Network, seeds: int) -> Iterator[dict[str, Any]]:
+    """The dense row, ours, and the peer's."""
+    dense = {"network": name, "method": "dense", "scope": "", "repair": False, "share": 1.0, "macs": 1.0}
+    yield dense | judged(network, network.model)
+    whole, curves = sc.profile(network.model, network.example).macs, {}
+    peers = [
+        (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
+    ]
+    for case in (*CASES, *peers):
+        for share in SHARES:
+            row = {"network": name, "method": case[0], "scope": case[1], "repair": case[2], "share": share}
+            begun = time.perf_counter()
+            try:
+                how = peer.pruned if case[0].startswith("torch_pruning") else pruned
+                thin = how(network, case, share, curves)
+            except Exception as error:  # noqa: BLE001  what fails is a row too
+                yield row | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+                break
+            row |= {"seconds": time.perf_counter() - begun, "macs": sc.profile(thin, network.example).macs / whole}
+            row |= {
+                "params": sum(p.numel() for p in thin.parameters()) / sum(p.numel() for p in network.model.parameters())
+            }
+            row |= judged(network, thin)
+            if share == TRAINED:
+                row["trained"] = [trained(network, thin, seed) for seed in range(seeds)]
+            yield row
+
+
+def parse() -> argparse.Namespace:
+    parser = options(__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("~/.cache/secateur-weights").expanduser())
+    parser.add_argument("--only", default=",".join(NAMES), help="networks, separated by commas")
+    parser.add_argument("--table", action="store_true", help="print the tables of the results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and record; rows of networks that are not asked for stay."""
+    args = parse()
+    path = args.out / "filters.json"
+    if args.table:
+        print(table.section(json.loads(path.read_text())))
+        return
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    for name in args.only.split(","):
+        if not name.startswith("resnet"):
+            fetch(args.weights)
+        rows = [row for row in rows if row["network"] != name]
+        for row in rows_of(name, networks.make(name, args.weights, quick=args.quick), 1 if args.quick else args.seeds):
+            rows.append(row)
+            print({k: v for k, v in row.items() if k != "network"}, flush=True)
+            if not args.quick:
+                record("filters", rows, out=args.out)
+
+
+if __name__ == "__main__":
+    main()

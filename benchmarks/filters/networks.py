@@ -1,0 +1,142 @@
+"""The networks, their data, how they are judged, and a short training that is the same for every row."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import secateur as sc
+from benchmarks.data import DATA, load_cifar
+from benchmarks.models.cases import CASES, _encoded, _file, _spearman, imagenet
+from benchmarks.nets import load_resnet
+from benchmarks.resnet import as_in_training
+from benchmarks.training import accuracy
+
+Batches = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network with what a row needs.
+
+    Args:
+        model: trained.
+        example: the inputs that it is coupled and counted on.
+        loss: of a model on a batch.
+        calibration: batches for criteria, repair and batch-norm statistics.
+        judge: the score, higher is better, per cent.
+        training: batches of one short training, from a seed.
+        lr: its learning rate.
+        head: the layer that peers must leave alone.
+    """
+
+    model: nn.Module
+    example: Any
+    loss: Callable[[nn.Module, Any], Tensor]
+    calibration: Batches
+    judge: Callable[[nn.Module], float]
+    training: Callable[[int], Iterator[Any]]
+    lr: float
+    head: str
+
+
+def resnet(depth: int, epochs: float) -> Network:
+    """CIFAR-10: scores on 1,000 lossless test images, training on 4,000 lossless training images."""
+    data = load_cifar()
+    model = load_resnet(str(DATA / "models" / f"resnet{depth}_cifar10.pt"), (depth - 2) // 6)
+    x, y = data.x_train, data.y_train
+
+    def training(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        steps = int(epochs * len(x)) // 128
+        seen = as_in_training(x, seed)
+        for _ in range(steps):
+            chosen = torch.randint(0, len(x), (128,), generator=generator)
+            yield seen[chosen], y[chosen]
+
+    calibration = list(zip(as_in_training(x[:512]).split(64), y[:512].split(64), strict=True))
+    return Network(
+        model,
+        torch.zeros(1, 3, 32, 32),
+        lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+        calibration,
+        lambda m: accuracy(m, data.x_test, data.y_test, batch=100),
+        training,
+        0.02,
+        "linear",
+    )
+
+
+def efficientnet_lite0(weights: Path, steps: int) -> Network:
+    """The ImageNet sample: one image a class, so 250 classes are seen and the score is of the 250 others.
+
+    Training by distillation, without labels: cross-entropy on half of the classes would unlearn the other half.
+    """
+    model = CASES["efficientnet_lite0"].load(weights)
+    x, y = imagenet()
+    teach = sc.distillation(copy.deepcopy(model), temperature=1.0, weight=1.0)
+
+    def training(seed: int) -> Iterator[tuple[Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            chosen = torch.randint(0, 250, (16,), generator=generator)
+            flipped = x[chosen].flip(3) if torch.rand((), generator=generator) < 0.5 else x[chosen]
+            yield (flipped,)
+
+    return Network(
+        model,
+        torch.zeros(1, 3, 224, 224),
+        lambda m, b: F.cross_entropy(m(b[0]), b[1]) if len(b) > 1 else teach(m, b),
+        list(zip(x[:64].split(16), y[:64].split(16), strict=True)),
+        lambda m: accuracy(m, x[250:], y[250:], batch=25),
+        training,
+        0.01,
+        "_fc",
+    )
+
+
+def minilm(weights: Path, steps: int) -> Network:
+    """STS-B: Spearman's correlation of the cosine with people's scores on the development set, times 100."""
+    from transformers import BertTokenizerFast
+
+    model = CASES["minilm_l6"].load(weights)
+    tokenizer = BertTokenizerFast(vocab_file=str(_file("*/*/model/vocab.txt", weights)))
+    rows = [line.split("\t") for line in (DATA / "stsb" / "sts-train.csv").read_text(encoding="utf-8").splitlines()]
+    judged = [line.split("\t") for line in (DATA / "stsb" / "sts-dev.csv").read_text(encoding="utf-8").splitlines()]
+    wanted = torch.tensor([float(row[4]) for row in judged])
+
+    def batch(chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        texts = [rows[k][5] for k in chosen] + [rows[k][6] for k in chosen]
+        found = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        return found["input_ids"], found["attention_mask"], torch.tensor([float(rows[k][4]) / 5 for k in chosen])
+
+    def loss(m: nn.Module, b: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        left, right = m(b[0], b[1]).chunk(2)
+        return F.mse_loss(F.cosine_similarity(left, right), b[2])
+
+    def judge(m: nn.Module) -> float:
+        m.eval()
+        left, right = (_encoded(m, tokenizer, [row[k] for row in judged]) for k in (5, 6))
+        return 100 * _spearman(F.cosine_similarity(left, right), wanted)
+
+    def training(seed: int) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            yield batch(torch.randint(0, len(rows), (32,), generator=generator).tolist())
+
+    calibration = [batch(range(k, k + 16)) for k in range(0, 128, 16)]
+    example = tuple(t[:2] for t in calibration[0][:2])
+    return Network(model, example, loss, calibration, judge, training, 1e-4, "")
+
+
+def make(name: str, weights: Path, *, quick: bool) -> Network:
+    """A network by name; ``quick`` trains a few steps only."""
+    if name.startswith("resnet"):
+        return resnet(int(name[6:]), 0.2 if quick else {"resnet20": 3.0, "resnet56": 1.5}[name])
+    steps = 2 if quick else {"efficientnet_lite0": 60, "minilm": 100}[name]
+    return efficientnet_lite0(weights, steps) if name == "efficientnet_lite0" else minilm(weights, steps)
