@@ -167,7 +167,7 @@ class Bench:
         features = lite0(self.args.feature_size)
         count = self.args.images
         a, b = torch.cat([self.test[0], self.a.plain(count)]), torch.cat([self.test[1], self.b.plain(count)])
-        judges, dense = tuple(nets[2:]), tuple(nets[:2])
+        judges, dense, real = tuple(nets[2:]), tuple(nets[:2]), (features(a), features(b))
         file = self.work / "quality.json"
         rows = json.loads(file.read_text()) if file.exists() else {}
         pairs = {"dense": (None, list(nets[:2]))} | self.pairs(nets)
@@ -180,7 +180,7 @@ class Bench:
                 full = sc.profile(nets[k], self.x, seconds=0)
                 row["params"].append(profile.params / full.params)
                 row["macs"].append(profile.macs / full.macs)
-            row["all"] = translation(tuple(after), a, b, features=features)
+            row["all"] = translation(tuple(after), a, b, features=features, real=real)
             row["test"] = translation(tuple(after), *self.test, discriminators=judges, dense=dense)
             if before:
                 row["before"] = translation(tuple(before), *self.test, discriminators=judges, dense=dense)

@@ -36,6 +36,7 @@ def translation(
     features: Features | None = None,
     discriminators: tuple[nn.Module, nn.Module] | None = None,
     dense: tuple[nn.Module, nn.Module] | None = None,
+    real: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
     """All measures of a pair, in both directions (``"ab"``: what was made of A, against B).
 
@@ -45,6 +46,7 @@ def translation(
         b: of B.
         features: for the distances; None leaves those out.
         discriminators: ``(d_a, d_b)``, for their scores.
+        real: ``features(a), features(b)``, where they are known already.
         dense: generators whose outputs are compared with, image by image.
     """
     found: dict[str, Any] = {}
@@ -52,8 +54,8 @@ def translation(
         made = made_by(generators[k], source)
         here: dict[str, float] = {"cycle": float((made_by(generators[1 - k], made) - source).abs().mean())}
         if features is not None:
-            seen, real = features(made), features(target)
-            here |= {"frechet": frechet(seen, real), "kid": kid(seen, real)}
+            seen, goal = features(made), features(target) if real is None else real[1 - k]
+            here |= {"frechet": frechet(seen, goal), "kid": kid(seen, goal)}
         if discriminators is not None:
             here["discriminator"] = discriminator_score(discriminators[1 - k], made)
         if dense is not None:
