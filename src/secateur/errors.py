@@ -14,6 +14,7 @@ __all__ = [
     "NeedsTask",
     "NothingToPrune",
     "OverBudget",
+    "SearchFailed",
     "SecateurError",
     "UnknownLayer",
     "UnknownName",
@@ -76,6 +77,10 @@ class NothingToPrune(SecateurError, ValueError):
 
 class OverBudget(SecateurError, ValueError):
     """A budget cannot be met."""
+
+
+class SearchFailed(SecateurError, RuntimeError):
+    """A search found nothing that could be scored."""
 
 
 class UnknownLayer(SecateurError, TypeError):

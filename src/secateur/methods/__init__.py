@@ -4,6 +4,7 @@ from secateur.methods.admm import ADMM
 from secateur.methods.alps import ALPS
 from secateur.methods.block_fisher import BlockFisher
 from secateur.methods.channel import Channel
+from secateur.methods.co_evolution import CoEvolution
 from secateur.methods.data_free import DataFree
 from secateur.methods.ecc import ECC
 from secateur.methods.energy_constrained import EnergyConstrained
@@ -23,6 +24,7 @@ __all__ = [
     "GDP",
     "BlockFisher",
     "Channel",
+    "CoEvolution",
     "DataFree",
     "EnergyConstrained",
     "Gradual",
