@@ -94,7 +94,7 @@ def _rows(
 
         def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
-            return -logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
+            return torch.neg(logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0))
 
         found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, drawn)
         return flattened(found, list(own), 1).detach()
