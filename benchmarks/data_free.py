@@ -9,6 +9,7 @@ convolutions too, to a budget of parameters; then the cut-off that needs no data
 """
 
 import argparse
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ import secateur as sc
 from benchmarks.data import Split, load_mnist
 from benchmarks.nets import make_lenet_5
 from benchmarks.record import options, record
+from benchmarks.tables import about, table
 from benchmarks.training import accuracy, each_batch, train
 
 REMOVED = (0, 100, 200, 300, 340, 380, 400, 420, 440, 450, 460, 480)
@@ -124,6 +126,48 @@ def rows_of(recipe: str, data: Split, seed: int, *, quick: bool) -> Iterator[dic
     yield from curve(model, data, seed, REMOVED[::4] if quick else REMOVED)
     yield from whole(model, data, seed, BUDGETS[2:3] if quick else BUDGETS)
     yield from cut_offs(model, data)
+
+
+def section(found: dict[str, Any]) -> str:
+    """The page's tables: means over seeds."""
+    rows = found["rows"]
+    parts = ["## Merging without data: LeNet-5 (Caffe) on MNIST"]
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        dense = statistics.fmean(row["accuracy"] for row in own if row["part"] == "dense")
+        parts.append(
+            f"Trained with {'Adam, two epochs' if recipe == 'adam' else 'the solver of Caffe'}: dense {dense:.2f} %."
+        )
+        parts += [_curves(own, "500 units", "removed_parameters"), _curves(own, "whole network", "budget")]
+    parts += ["The cut-off of the paper:", _cut_off_table(rows), about(found)]
+    return "\n\n".join(parts)
+
+
+def _curves(rows: list[dict[str, Any]], part: str, key: str) -> str:
+    """A row for each way, a column for each amount."""
+    own = [row for row in rows if row["part"] == part]
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row in own:
+        column = row[key] if isinstance(row[key], str) else f"{100 * row[key]:.1f} % of the parameters gone"
+        cells.setdefault((row["method"], column), []).append(row["accuracy"])
+    columns = list(dict.fromkeys(column for _, column in cells))
+    body = [
+        [method, *(f"{statistics.fmean(cells[method, c]):.2f}" if (method, c) in cells else "" for c in columns)]
+        for method in dict.fromkeys(method for method, _ in cells)
+    ]
+    return table([f"{part}, accuracy", *columns], body)
+
+
+def _cut_off_table(rows: list[dict[str, Any]]) -> str:
+    body = [
+        [row["recipe"], row["seed"], row["distance"], row["histogram"], f"{row['fraction']:g}", row["removed_units"][-1],
+         f"{100 * row['removed_parameters']:.1f} %", f"{row['accuracy']:.2f}"]
+        for row in rows
+        if row["part"] == "cut-off"
+    ]  # fmt: skip
+    return table(
+        ["trained", "seed", "distance", "histogram", "fraction", "of 500 removed", "parameters gone", "accuracy"], body
+    )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ A results file without a section of its own is linked, so that nothing measured 
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ NETWORKS = {
     "mnist_lenet_5": "LeNet-5 (Caffe) on MNIST",
     "imdb": "LSTM of the TensorFlow toolkit's example on IMDB",
 }
+ELSEWHERE = {  # scripts that write their own section
+    "data_free": "benchmarks.data_free",
+    "budgets": "benchmarks.budgets",
+    "filters": "benchmarks.filters.table",
+    "fashion": "benchmarks.fashion",
+}
+PAGES = ("coverage", "narrowing_real", "engine", "constrained")
 INTRODUCTION = """# Benchmarks
 
 Every table comes from a JSON file in `results/`, written by a script that anyone can run (`python -m benchmarks.<script> --help`,
@@ -173,6 +181,9 @@ def section_for(name: str) -> Callable[[str, Row], str] | None:
     """What writes the section of a file."""
     if name in NETWORKS:
         return accuracy_section
+    if name in ELSEWHERE:
+        module = import_module(ELSEWHERE[name])
+        return lambda _, found: module.section(found)
     return {
         "resnet20": resnet_section,
         "resnet56": resnet_section,
@@ -184,7 +195,7 @@ def section_for(name: str) -> Callable[[str, Row], str] | None:
 def page(results: Path) -> str:
     """The whole page."""
     parts, others = [INTRODUCTION.strip()], []
-    order = ["anchor", *NETWORKS, "resnet20", "resnet56", "scale"]
+    order = ["anchor", *NETWORKS, "resnet20", "resnet56", *ELSEWHERE, "scale"]
     found = {path.stem: path for path in sorted(results.glob("*.json"))}
     for name in [n for n in order if n in found] + [n for n in found if n not in order]:
         write = section_for(name)
@@ -192,6 +203,7 @@ def page(results: Path) -> str:
             parts.append(write(name, json.loads(found[name].read_text())))
         else:
             others.append(f"* [`results/{name}.json`](results/{name}.json)")
+    others = [f"* [`{name}.md`]({name}.md)" for name in PAGES if (results.parent / f"{name}.md").exists()] + others
     return "\n\n".join(parts + (["## More\n\n" + "\n".join(others)] if others else [])) + "\n"
 
 

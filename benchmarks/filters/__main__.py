@@ -26,7 +26,7 @@ from benchmarks.models.cases import fetch
 from benchmarks.record import options, record
 
 NAMES = ("resnet20", "minilm", "efficientnet_lite0", "resnet56")
-SHARES = (0.8, 0.65, 0.5, 0.35)
+SHARES = (0.65, 0.5)
 TRAINED = 0.5
 GLOBAL = (
     "random", "magnitude", "filter_norm", "fpgm", "bn_scale", "activation", "taylor", "taylor_map", "taylor_gate", "fisher",

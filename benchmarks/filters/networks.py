@@ -137,6 +137,6 @@ def minilm(weights: Path, steps: int) -> Network:
 def make(name: str, weights: Path, *, quick: bool) -> Network:
     """A network by name; ``quick`` trains a few steps only."""
     if name.startswith("resnet"):
-        return resnet(int(name[6:]), 0.2 if quick else {"resnet20": 3.0, "resnet56": 1.5}[name])
-    steps = 2 if quick else {"efficientnet_lite0": 60, "minilm": 100}[name]
+        return resnet(int(name[6:]), 0.2 if quick else {"resnet20": 1.0, "resnet56": 1.0}[name])
+    steps = 2 if quick else {"efficientnet_lite0": 20, "minilm": 40}[name]
     return efficientnet_lite0(weights, steps) if name == "efficientnet_lite0" else minilm(weights, steps)

@@ -33,7 +33,7 @@ def cheapest_levels(
     Raises:
         OverBudget: even the cheapest levels cost more.
 
-    >>> cheapest_levels({"a": [0.0, 1.0], "b": [0.0, 5.0]}, {"a": [10, 5], "b": [10, 5]}, 15)
+    >>> cheapest_levels({"a": [0.0, 1.0], "b": [0.0, 5.0]}, {"a": [10, 5], "b": [10, 5]}, 16)
     {'a': 1, 'b': 0}
     """
     least = np.zeros(bins + 1)

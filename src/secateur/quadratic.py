@@ -42,7 +42,7 @@ def damp(hessian: Tensor, damping: float, name: str = "the layer") -> Damped:
         BadCalibration: it holds NaN or infinite numbers.
 
     >>> damp(torch.diag(torch.tensor([2.0, 0.0])), 0.1).matrix.diagonal()
-    tensor([2.1000, 1.0000])
+    tensor([2.2000, 1.0000])
     """
     diagonal = hessian.diagonal()
     if not bool(torch.isfinite(diagonal.sum())) or not bool(torch.isfinite(hessian.sum())):

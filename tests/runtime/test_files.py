@@ -9,7 +9,7 @@ import safetensors.numpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.nets import NETS, sparse_
+from tests.runtime.engine_zoo import NETS, sparse_
 
 import secateur as sc
 import secateur_engine

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.nets import CACHED, NETS, Decoder, Masked, sparse_
+from tests.runtime.engine_zoo import CACHED, NETS, Decoder, Masked, sparse_
 from torch import nn
 from torch.utils._pytree import tree_leaves
 

@@ -23,8 +23,8 @@ def _inverse(g: Tensor, damping: float) -> Tensor:
 def block_inverse_diagonal(rows: Tensor, size: int, damping: float) -> Tensor:
     """``diag F^-1``, ``[weights]``, from gradients ``[n, weights]``.
 
-    >>> block_inverse_diagonal(torch.tensor([[1.0, 0.0]]), 2, 1.0).tolist()
-    [0.5, 1.0]
+    >>> block_inverse_diagonal(torch.tensor([[1.0, 0.0]]), 2, 1.0)
+    tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     return torch.cat([_inverse(rows[:, block], damping).diagonal() for block in _blocks(rows.shape[1], size)])
 

@@ -45,7 +45,7 @@ def keep_best(values: Sequence[Tensor], costs: Sequence[Tensor], room: float, *,
         room: what all may cost.
         exact: search for the best instead of taking the greedy choice.
 
-    >>> keep_best([torch.tensor([9.0, 4.0]), torch.tensor([8.0])], [torch.ones(2), torch.tensor([2.0])], room=3.0)
+    >>> keep_best([torch.tensor([9.0, 4.0]), torch.tensor([8.0])], [torch.ones(2), torch.tensor([2.0])], room=3.0, exact=True)
     Choice(counts=(1, 1), value=17.0, cost=3.0, gap=0.0)
     """
     sizes = [len(v) for v in values]
