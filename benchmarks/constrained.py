@@ -102,7 +102,8 @@ def of_bilinear() -> str:
     measured = result["rows"][0]["measured"]
     return (
         f"\n## The bilinear model: mean relative error on {result['held_out']} widths it has not seen\n\nMeasured: {measured}. Batch {result['batch']}, "
-        f"ridge {result['ridge']}. The measurements are in `results/bilinear_*.csv`.\n\n{table(head, rows)}\n{foot(result)}"
+        f"ridge {result['ridge']}. The measurements are in `results/bilinear_*.csv`; those of the MobileNetV2-like network were "
+        f"taken as the least of several rounds, the others as ratios to the full network in turns.\n\n{table(head, rows)}\n{foot(result)}"
     )
 
 
