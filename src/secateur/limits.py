@@ -2,14 +2,29 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+from torch import nn
 
 from secateur.budgets import Budget
-from secateur.errors import BadSparsity
+from secateur.errors import BadSparsity, UnknownName, WrongModel
 from secateur.meeting import Limit
 from secateur.names import allocation_of, find, names_in
 from secateur.protocols import Allocation
 
 __all__ = ["absolute", "limit_of", "share_of"]
+
+
+def check_words(model: Any, budget: Any) -> None:
+    """Refuse what is no model, and a budget that does not say of what.
+
+    Raises:
+        WrongModel, UnknownName: with what to pass instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise WrongModel(f"{type(model).__name__} is no model: pass a torch.nn.Module")
+    if budget is not None and not isinstance(budget, str):
+        raise UnknownName(f"budget={budget!r} must say of what: e.g. 'macs:50%', 'params:1M', 'latency:8ms'")
 
 
 def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:

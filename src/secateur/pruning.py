@@ -1,13 +1,15 @@
 """`prune`: the one call. Strings become objects here, and only here."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from secateur.errors import BadSparsity, UnknownName
-from secateur.limits import limit_of
+from secateur.errors import BadSparsity, OverBudget, UnknownName
+from secateur.limits import check_words, limit_of
 from secateur.meeting import Limit
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
@@ -83,6 +85,7 @@ def prune(
     >>> pruned.masks.kept
     25
     """
+    check_words(model, budget)
     if budget is not None and granularity != "channel":
         _check_alone(sparsity, overrides)
         criterion = _criterion(method, options, seed)
@@ -91,8 +94,13 @@ def prune(
         )
         power = 2.0 if describe(criterion).startswith("Magnitude") else 1.0
         return _within(within, Spending(model, budget, example_inputs), model, task, power=power, min_kept=min_kept)
-    if budget is not None and budget.strip().startswith("latency"):
-        options.setdefault("round_to", 8)  # odd widths cost more than they save
+    if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
+        again = partial(
+            prune, model, method, granularity=granularity, scope=scope, budget=budget, min_kept=min_kept, ignore=ignore
+        )
+        with suppress(OverBudget):  # odd widths cost more than they save, unless there is no other way
+            return again(task=task, example_inputs=example_inputs, seed=seed, round_to=8, **options)
+        options["round_to"] = 1
     own = _own(method, granularity)
     if own is not None:
         asked = sparsity is not None or budget is not None or scope != "global" or overrides or min_kept

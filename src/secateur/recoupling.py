@@ -15,6 +15,7 @@ from torch import nn
 from secateur.coupling.groups import Coupling
 from secateur.coupling.palette import Freeze
 from secateur.coupling.settling import settle, settle_by_trial
+from secateur.coupling.solving import SizesDisagree
 from secateur.coupling.suspects import culprits
 from secateur.coupling.trial import Failure
 from secateur.errors import NarrowingFailed
@@ -46,11 +47,12 @@ class Narrowed:
 
 
 def narrow_what_agrees(
-    coupling: Coupling, example_inputs: Any, choose: Callable[[Coupling], tuple[nn.Module, Masks]]
+    model: nn.Module, coupling: Coupling, example_inputs: Any, choose: Callable[[Coupling], tuple[nn.Module, Masks]]
 ) -> Narrowed:
     """Narrow; where the result is not the masked model's, the groups to blame stay, and ``choose`` is asked again.
 
     Args:
+        model: what it was found on.
         coupling: what `couple` found.
         example_inputs: to compare on.
         choose: the model to narrow and its masks, for a coupling.
@@ -59,11 +61,13 @@ def narrow_what_agrees(
         NarrowingFailed: whatever stays, the result is not that of the masked model.
     """
     for turn in range(_ROUNDS):
-        source, masks = choose(coupling)
-        if masks.kept == masks.total:
-            break
         try:
+            source, masks = choose(coupling)
+            if masks.kept == masks.total:
+                break
             return Narrowed(narrow(source, masks, example_inputs, coupling=coupling), source, masks, coupling)
+        except SizesDisagree as error:
+            coupling = _with_any_width(model, coupling, example_inputs, error)
         except NarrowingFailed as error:
             if coupling.graph is not None or turn == _ROUNDS - 1:
                 raise
@@ -72,6 +76,18 @@ def narrow_what_agrees(
                 raise
             coupling = less
     return Narrowed(copied(source), source, masks, coupling)
+
+
+def _with_any_width(model: nn.Module, coupling: Coupling, example_inputs: Any, error: SizesDisagree) -> Coupling:
+    """The coupling without groups that can only have some widths."""
+    if coupling.graph is None:
+        less = settle_by_trial(model, example_inputs, coupling, coupling.kinds, widths="any")
+        if less.groups() and len(less.groups()) < len(coupling.groups()):
+            return less
+    raise NarrowingFailed(
+        f"the code of {type(model).__name__} allows only some widths: {error}; ask for half or a quarter of the channels (scope='layer'), "
+        "or leave these layers alone with ignore="
+    ) from error
 
 
 def _without_culprits(

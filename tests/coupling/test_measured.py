@@ -131,3 +131,47 @@ class Rotated(nn.Module):
 def test_a_frozen_table_does_not_join_heads():
     groups = sc.couple(Rotated(), torch.randn(2, 5, 8)).groups()
     assert [(g.kind, g.units) for g in groups] == [("head", 2)]
+
+
+class Positions(nn.Module):
+    """More positions than the example has."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(64, 16))
+        self.inner, self.head = nn.Linear(16, 32), nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(x + self.places[: x.shape[1]]).relu())
+
+
+def test_what_a_longer_input_needs_stays():
+    model = Positions()
+    pruned = sc.prune(model, granularity="channel", sparsity=0.5, scope="layer", example_inputs=torch.randn(1, 8, 16))
+    assert pruned.model.places.shape == (64, 16)
+    assert pruned.model.inner.out_features == 16
+    assert pruned.model(torch.randn(1, 64, 16)).shape == (1, 64, 2)
+    assert "meets nothing else" in sc.couple(model, torch.randn(1, 8, 16)).explain("places")
+
+
+class Doubled(nn.Module):
+    """Its code takes twice an attribute, so only even widths can be had of the first group."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.c = c
+        self.fc, self.up, self.out = nn.Linear(5, 2 * c * 9), nn.ConvTranspose2d(2 * c, 12, 3), nn.Conv2d(12, 3, 1)
+
+    def forward(self, z):
+        return self.out(self.up(self.fc(z).view(-1, 2 * self.c, 3, 3).relu()).relu())
+
+
+def test_widths_that_code_cannot_have_stay_whole():
+    half, less = (
+        sc.prune(
+            Doubled(), granularity="channel", sparsity=sparsity, scope="layer", example_inputs=torch.randn(1, 5)
+        ).model
+        for sparsity in (0.5, 0.3)
+    )
+    assert (half.c, half.up.in_channels, half.up.out_channels) == (4, 8, 6)
+    assert (less.c, less.up.in_channels, less.up.out_channels) == (8, 16, 8)

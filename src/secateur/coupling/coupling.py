@@ -12,7 +12,7 @@ from secateur.coupling import rules
 from secateur.coupling.dyeing import Dye
 from secateur.coupling.groups import Coupling
 from secateur.coupling.running import results_of, run
-from secateur.coupling.settling import settle, settle_by_trial
+from secateur.coupling.settling import hold_lonely, settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
 from secateur.coupling.trial import plain_attention
 from secateur.errors import UnknownName, UnknownOperation
@@ -129,7 +129,7 @@ def _couple(
     start = Coupling(
         dye=dye, sizes=sizes, classes=torch.zeros(0, dtype=torch.long), parameters=parameters, found=(), kinds=kinds
     )
-    found = settle_by_trial(model, example_inputs, settle(start, kinds), kinds, classes)
+    found = settle_by_trial(model, example_inputs, hold_lonely(settle(start, kinds)), kinds, classes)
     if dye.unknown and not found.groups():
         raise UnknownOperation(dye.unknown)
     return found

@@ -16,7 +16,7 @@ from secateur.coupling.suspects import culprits
 from secateur.coupling.trial import Failure, Trial
 from secateur.errors import UnknownOperation
 
-__all__ = ["settle", "settle_by_trial"]
+__all__ = ["hold_lonely", "settle", "settle_by_trial"]
 
 _PRECISE = 24  # rounds that look for single groups; then whole modules are held, which always ends
 _ROUNDS = _PRECISE + 32
@@ -46,25 +46,40 @@ def settle_tables(dye: Dye) -> Tensor:
         classes = dye.palette.settle()
 
 
+def hold_lonely(coupling: Coupling) -> Coupling:
+    """Hold what meets nothing else, such as positions beyond the length of the example: longer inputs will need it."""
+    lonely = [k for k, group in enumerate(coupling.found) if len(group.places) == 1]
+    for k in lonely:
+        coupling.freeze(k, Freeze("couple", "", "meets nothing else in this example"))
+    return settle(coupling, coupling.kinds) if lonely else coupling
+
+
 def settle_by_trial(
-    model: nn.Module, example_inputs: Any, coupling: Coupling, kinds: dict[str, str], classes: nn.Module | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    coupling: Coupling,
+    kinds: dict[str, str],
+    classes: nn.Module | None = None,
+    *,
+    widths: str = "half",
 ) -> Coupling:
     """Offer only groups that survive a trial: half of each leaves a copy without data, and that copy runs.
 
-    ``classes`` is the model that a graph was made from: what fails is blamed on its modules.
+    ``classes`` is the model that a graph was made from: what fails is blamed on its modules. With ``widths="any"`` one unit of each leaves,
+    which also fails where code takes several times an attribute, ``view(-1, 4 * self.c)``, and so allows only some widths.
     """
     modules = dict((classes or model).named_modules())
-    trial = Trial(model, example_inputs)
+    trial = partial(_leaving, Trial(model, example_inputs), widths)
     blamed: set[tuple[str, bool]] = set()
     for attempt in range(_ROUNDS):
         if not coupling.found:
             return coupling
         everything = range(len(coupling.found))
-        failure = _leaving(trial, coupling, everything)
+        failure = trial(coupling, everything)
         if failure is None:
             return coupling
         if attempt < _PRECISE:
-            held, failure = culprits(coupling, failure, partial(_leaving, trial, coupling))
+            held, failure = culprits(coupling, failure, partial(trial, coupling))
             _hold(modules, coupling, held, failure)
         elif not _blame(modules, coupling, failure, blamed):
             break
@@ -75,9 +90,11 @@ def settle_by_trial(
     ) from failure.error
 
 
-def _leaving(trial: Trial, coupling: Coupling, chosen: Iterable[int]) -> Failure | None:
-    """Take half of each of these groups out of a copy and run it."""
-    leaving = {k: torch.arange(coupling.found[k].units) >= max(1, coupling.found[k].units // 2) for k in chosen}
+def _leaving(trial: Trial, widths: str, coupling: Coupling, chosen: Iterable[int]) -> Failure | None:
+    """Take half of each of these groups, or one unit, out of a copy and run it."""
+    units = {k: coupling.found[k].units for k in chosen}
+    left = {k: max(1, n // 2 if widths == "half" else n - 1) for k, n in units.items()}
+    leaving = {k: torch.arange(n) >= left[k] for k, n in units.items()}
     try:
         return trial(coupling.structure(coupling.gone(leaving)))
     except SizesDisagree as error:

@@ -106,7 +106,7 @@ class Channel:
             masks, said = self._choose(model, found, task, example_inputs)
             return self._repaired(model, masks, task) if self.repair else model, masks
 
-        narrowed = narrow_what_agrees(coupling, example_inputs, chosen)
+        narrowed = narrow_what_agrees(model, coupling, example_inputs, chosen)
         return receipt(
             narrowed, example_inputs=example_inputs, before=model, task=task, method=self._said(), notes=said
         )
