@@ -14,7 +14,7 @@ FLOORS = {
     0: "errors task scores masks facts units cuts report structure pricing budgets",
     1: "protocols",
     2: "quadratic budget_of_errors granularities schedules allocations formats counting ranking bracketing radix planning packing columns document bits decoding rounding names filling solvers",
-    3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting agreement narrowing narrow_attention recoupling gates activations repairing meeting graphs recapturing probing sleeping listening turnover distilling thinning limits wiring noise passage redundancy inflow chains streaming moments journal surgery calibration listening_in block_tuning importance jacobians controls backward_curvature",
+    3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting agreement narrowing narrow_attention recoupling gates activations repairing meeting graphs recapturing probing sleeping listening turnover distilling thinning limits wiring noise passage redundancy inflow chains streaming moments journal surgery calibration listening_in block_tuning importance jacobians controls backward_curvature error_bound",
     4: "criteria costs error_curves",
     5: "methods sensitivity",
     6: "storage export reporting integrations recipe testing pruning demo",

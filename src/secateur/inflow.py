@@ -221,7 +221,8 @@ def joined_heads(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tenso
     weight, bias = out.weight, out.bias
     identity = torch.eye(width, dtype=weight.dtype, device=weight.device)
     try:
-        out.weight, out.bias = nn.Parameter(identity, requires_grad=False), None  # type: ignore[assignment]
+        out.weight = nn.Parameter(identity, requires_grad=False)
+        out.bias = None if bias is None else nn.Parameter(torch.zeros_like(bias), requires_grad=False)  # type: ignore[assignment]
         heads: Tensor = module.forward(*args, **kwargs)[0]
     finally:
         out.weight, out.bias = weight, bias

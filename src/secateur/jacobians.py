@@ -109,7 +109,8 @@ def _rows(
         if kind == "squared":
             return out
         p = out.detach().softmax(0)
-        return p.sqrt() * (out - (p * out).sum())
+        root: Tensor = p.sqrt() * (out - (p * out).sum())
+        return root
 
     found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
     rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()
