@@ -223,7 +223,7 @@ def joined_heads(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tenso
     identity = torch.eye(width, dtype=weight.dtype, device=weight.device)
     try:
         out.weight = nn.Parameter(identity, requires_grad=False)
-        out.bias = None if bias is None else nn.Parameter(torch.zeros_like(bias), requires_grad=False)  # type: ignore[assignment]
+        out.bias = None if bias is None else nn.Parameter(torch.zeros_like(bias), requires_grad=False)
         heads: Tensor = module.forward(*args, **kwargs)[0]
     finally:
         out.weight, out.bias = weight, bias

@@ -93,8 +93,9 @@ def _rows(
         drawn = torch.multinomial(chances.cpu(), 1, generator=generator).squeeze(1).to(x.device)
 
         def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
-            return -logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
+            logits: Tensor = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
+            chosen: Tensor = logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
+            return -chosen
 
         found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, drawn)
         return flattened(found, list(own), 1).detach()
