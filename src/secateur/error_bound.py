@@ -6,6 +6,7 @@ It holds for chains of linear layers with activations that do not stretch (ReLU,
 pruned layers where every layer was measured on the dense network's inputs, and of the dense ones where it was on the pruned network's.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def _measured(dense: nn.Module, pruned: nn.Module, batches: Sequence[Any]) -> fl
         one, other = (_output(model, batch) for model in (dense, pruned))
         total += float((one - other).double().square().sum())
         count += one.numel() // one.shape[-1]
-    return (total / max(count, 1)) ** 0.5
+    return math.sqrt(total / max(count, 1))
 
 
 def _output(model: nn.Module, batch: Any) -> Tensor:
