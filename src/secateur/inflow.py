@@ -11,7 +11,7 @@ Features stand with kernel positions outside and input channels inside, so that 
 Teach yours: ``@secateur.inflow.feeds.register`` gives, for a call's ``args`` and ``kwargs``, attribute -> ``[groups, features, samples]``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -192,10 +192,11 @@ def _flipped(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 @contextmanager
-def listening_to(modules: Mapping[nn.Module, str], call: Any) -> Iterator[None]:
+def listening_to(modules: Mapping[nn.Module, str], call: Any, around: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Tell ``call(path, feeds)`` what the weights of every module are multiplied with while the model runs.
 
-    The out-projection of `torch.nn.MultiheadAttention` is not called as a module, so the joined heads are computed for it again.
+    The out-projection of `torch.nn.MultiheadAttention` is not called as a module, so the joined heads are computed for it again: by its
+    parent, which is one of ``modules`` or ``around`` them.
     """
 
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -206,7 +207,7 @@ def listening_to(modules: Mapping[nn.Module, str], call: Any) -> Iterator[None]:
             call(modules[module.out_proj], {"weight": _tokens(joined_heads(module, args, kwargs))})
 
     handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
-    parents = {m for m in modules if isinstance(m, nn.MultiheadAttention)}
+    parents = {m for m in (*modules, *around) if isinstance(m, nn.MultiheadAttention)}
     handles += [m.register_forward_hook(note_attention, with_kwargs=True) for m in parents]
     try:
         yield
@@ -221,7 +222,8 @@ def joined_heads(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tenso
     weight, bias = out.weight, out.bias
     identity = torch.eye(width, dtype=weight.dtype, device=weight.device)
     try:
-        out.weight, out.bias = nn.Parameter(identity, requires_grad=False), None  # type: ignore[assignment]
+        out.weight = nn.Parameter(identity, requires_grad=False)
+        out.bias = None if bias is None else nn.Parameter(torch.zeros_like(bias), requires_grad=False)
         heads: Tensor = module.forward(*args, **kwargs)[0]
     finally:
         out.weight, out.bias = weight, bias

@@ -93,8 +93,9 @@ def _rows(
         drawn = torch.multinomial(chances.cpu(), 1, generator=generator).squeeze(1).to(x.device)
 
         def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
-            return torch.neg(logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0))
+            logits: Tensor = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
+            chosen: Tensor = logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
+            return -chosen
 
         found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, drawn)
         return flattened(found, list(own), 1).detach()
@@ -109,7 +110,8 @@ def _rows(
         if kind == "squared":
             return out
         p = out.detach().softmax(0)
-        return p.sqrt() * (out - (p * out).sum())
+        root: Tensor = p.sqrt() * (out - (p * out).sum())
+        return root
 
     found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
     rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()

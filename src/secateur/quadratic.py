@@ -51,7 +51,7 @@ def damp(hessian: Tensor, damping: float, name: str = "the layer") -> Damped:
     if damping < 0:
         raise BadCalibration(f"damping={damping} must not be negative; it is added to the diagonal of a Hessian")
     alive = int((~dead).sum())
-    mean = float(diagonal.sum()) / max(alive, 1)
+    mean = float(diagonal.clamp_min(0).sum()) / max(alive, 1)
     while True:
         added = damping * mean
         matrix = hessian.clone()

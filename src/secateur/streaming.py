@@ -102,7 +102,8 @@ class Stream:
                     raise _Enough
 
         modules = {self.model.get_submodule(path): path for path in paths}
-        with _stopping(), leaving_no_trace(self.model), listening_to(modules, note):
+        around = [self.model.get_submodule(path.rpartition(".")[0]) for path in paths]
+        with _stopping(), leaving_no_trace(self.model), listening_to(modules, note, around):
             self.run(stage, place)
 
     def run(self, stage: Stage, place: int) -> Any:

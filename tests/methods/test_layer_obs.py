@@ -1,10 +1,17 @@
 """Layer-wise surgery from end to end on small networks."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
+from secateur.chains import chain_of
+from secateur.errors import BadCalibration, BadFile, BadSparsity, NeedsTask, UnknownName
+from secateur.inflow import as_rows, feeds, from_rows, listening_to
+from secateur.layers import facts_of
+from secateur.methods.layer_obs import LayerObs
 
 
 def net():
@@ -12,14 +19,18 @@ def net():
     return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
 
 
-def task():
+def batches():
     g = torch.Generator().manual_seed(1)
     mix = torch.randn(12, 12, generator=g)
-    return sc.Task([torch.randn(64, 12, generator=g) @ mix for _ in range(4)])
+    return [torch.randn(64, 12, generator=g) @ mix for _ in range(4)]
+
+
+def task():
+    return sc.Task(batches())
 
 
 def error(pruned, dense):
-    x = torch.cat(list(task().batches))
+    x = torch.cat(batches())
     with torch.no_grad():
         return float((pruned(x) - dense(x)).square().mean())
 
@@ -27,12 +38,196 @@ def error(pruned, dense):
 @pytest.mark.parametrize("granularity", ["unstructured", "row", "2:4", "block:4x1", "filter", "input_channel"])
 def test_it_is_better_than_magnitude_with_as_many_weights(granularity):
     model = net()
-    how = {"granularity": granularity, "ignore": ["4"], "scope": "layer"} | (
-        {} if granularity == "2:4" else {"sparsity": 0.5}
-    )
+    how = {"granularity": granularity, "ignore": ["4"], "scope": "layer"}
+    how |= {} if granularity == "2:4" else {"sparsity": 0.5}
     surgical = sc.prune(model, "layer_obs", task=task(), **how)
     plain = sc.prune(model, "magnitude", task=task(), **how)
     assert surgical.masks.kept == plain.masks.kept
     assert error(surgical.model, model) < error(plain.model, model)
     for name, mask in surgical.masks.items():
         assert not surgical.model.get_parameter(name)[~mask].any()
+
+
+@pytest.mark.parametrize("solver", ["columns", "exact", "split", "scores"])
+def test_every_solver_keeps_the_count_and_says_its_errors(solver):
+    model = net()
+    pruned = sc.prune(model, "layer_obs", sparsity=0.6, scope="layer", solver=solver, task=task())
+    for name, mask in pruned.masks.items():
+        assert int(mask.sum()) == round(0.4 * mask.numel())
+        assert not pruned.model.get_parameter(name)[~mask].any()
+    for row in pruned.report.settings["layers"]:
+        assert row["refitted"] <= row["predicted"] * (1 + 1e-6)
+        assert 0 <= row["measured"] <= row["refitted"] * (1 + 1e-6)  # what damping adds is not measured
+    bound = pruned.report.settings["bound"]
+    assert bound["measured"] <= bound["spectral"] <= bound["paper"]
+
+
+def test_what_is_better_is_in_order():
+    model = net()
+
+    def off(**how):
+        return error(sc.prune(model, "layer_obs", sparsity=0.6, scope="layer", task=task(), **how).model, model)
+
+    plain, refitted, split = off(refit=False), off(), off(solver="split")
+    assert split < refitted < plain
+    assert off(solver="split", targets="dense") < split
+    assert off(solver="activation") > plain
+
+
+def test_budgets_from_errors_keep_the_total_and_help():
+    torch.manual_seed(3)
+    model = net()
+    with torch.no_grad():
+        model[2].weight *= 0.01  # hardly matters
+        model[2].bias.normal_()
+    even = sc.prune(model, "layer_obs", sparsity=0.7, scope="layer", task=task())
+    found = sc.prune(model, "layer_obs", sparsity=0.7, task=task())
+    assert found.masks.kept == round(0.3 * found.masks.total)
+    assert found.masks.sparsities()["2.weight"] > 0.75
+    assert error(found.model, model) < error(even.model, model)
+
+
+def test_data_that_say_nothing_are_refused_by_name():
+    bad = batches()
+    bad[1][3, 2] = torch.nan
+    with pytest.raises(BadCalibration, match="batch 1 holds 1 NaN"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, task=sc.Task(bad))
+    with pytest.raises(BadCalibration, match=r"every number .* is 0.5"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, task=sc.Task([torch.full((8, 12), 0.5)]))
+    with pytest.raises(BadCalibration, match=r"'0.weight', the first layer, takes in the same numbers"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", task=sc.Task([torch.randn(1, 12).expand(8, 12)]))
+    broken = net()
+    broken[0].weight.data[0, 0] = torch.inf
+    with pytest.raises(BadCalibration, match=r"'2.weight' takes in NaN"):
+        sc.prune(broken, "layer_obs", sparsity=0.5, scope="layer", task=task())
+    with pytest.raises(NeedsTask):
+        sc.prune(net(), "layer_obs", sparsity=0.5)
+    with pytest.raises(BadSparsity):
+        sc.prune(net(), "layer_obs", task=task())
+    with pytest.raises(UnknownName, match="solver"):
+        LayerObs(solver="magic")
+
+
+def test_a_dead_input_leaves_and_nothing_else_minds():
+    model, data = net(), [x * (torch.arange(12) != 5) for x in batches()]
+    pruned = sc.prune(model, "layer_obs", sparsity=0.5, scope="layer", task=sc.Task(data), solver="split")
+    assert not pruned.model[0].weight[:, 5].any()
+    assert torch.isfinite(pruned.model(data[0])).all()
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    model, folder = net(), str(tmp_path / "run")
+    how = {"sparsity": 0.5, "scope": "layer", "task": task(), "targets": "dense"}
+    straight = sc.prune(model, "layer_obs", **how)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, *_):
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        sc.prune(model, "layer_obs", folder=folder, progress=kill, **how)
+    seen = []
+    resumed = sc.prune(model, "layer_obs", folder=folder, progress=lambda *a: seen.append(a), **how)
+    assert resumed.masks == straight.masks
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name])
+    assert len(seen) == 5
+    with pytest.raises(BadFile, match="another run"):
+        sc.prune(model, "layer_obs", folder=folder, **(how | {"sparsity": 0.6}))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_chains_are_found():
+    assert chain_of(net(), batches()[0]) == ["0", "1", "2", "3", "4"]
+    nested = nn.Sequential(nn.Sequential(nn.Linear(12, 12), nn.ReLU()), nn.Linear(12, 2))
+    assert chain_of(nested, batches()[0]) == ["0.0", "0.1", "1"]
+    assert chain_of(nn.Linear(12, 2), batches()[0]) == []
+
+
+# What layers take in
+
+
+def flows(model, *args):
+    """Every weight's features, and the layers' outputs recomputed from them."""
+    seen = {}
+    modules = {m: path for path, m in model.named_modules() if facts_of(m)}
+    with (
+        torch.no_grad(),
+        listening_to(
+            modules, lambda path, found: seen.update({f"{path}.{k}".lstrip("."): v for k, v in found.items()})
+        ),
+    ):
+        out = model(*args)
+    return seen, out
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False), (3, 4, 7, 7)),
+        (nn.Conv1d(4, 6, 3, dilation=2, padding=2, padding_mode="circular", bias=False), (3, 4, 9)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, bias=False), (3, 4, 5, 5)),
+        (nn.ConvTranspose1d(4, 6, 4, stride=2, groups=2, bias=False), (3, 4, 5)),
+        (nn.Linear(5, 3, bias=False), (2, 4, 5)),
+    ],
+)
+def test_rows_times_features_are_the_output(layer, shape):
+    x = torch.randn(shape)
+    facts = facts_of(layer)["weight"]
+    found = feeds(layer, (x,), {})["weight"]
+    rows = as_rows(layer.weight.detach(), facts, len(found))
+    assert torch.equal(from_rows(rows, facts, layer.weight), layer.weight)
+    wanted = layer(x).detach()
+    wanted = wanted.flatten(0, 1).t() if isinstance(layer, nn.Linear) else wanted.transpose(0, 1).flatten(1)
+    torch.testing.assert_close((rows @ found).flatten(0, 1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_is_listened_to_inside():
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    seen, (out, _) = flows(layer, x, x, x)
+    again = layer.out_proj.weight @ seen["out_proj.weight"][0] + layer.out_proj.bias.unsqueeze(1)
+    torch.testing.assert_close(again.t().reshape(2, 5, 8), out, rtol=1e-4, atol=1e-5)
+    assert seen["in_proj_weight"].shape == (3, 8, 10)
+    pruned = sc.prune(
+        layer_net := nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        "layer_obs",
+        sparsity=0.5,
+        scope="layer",
+        task=sc.Task([x]),
+    )
+    assert set(pruned.masks) == {
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj.weight",
+        "linear1.weight",
+        "linear2.weight",
+    }
+    assert not torch.equal(layer_net.linear1.weight, pruned.model.linear1.weight)
+
+
+def test_a_recurrent_layer_is_listened_to_step_by_step():
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    x = torch.randn(2, 6, 3)
+    seen, (out, _) = flows(lstm, x)
+    states = seen["weight_hh_l1"][0].t().reshape(2, 6, 4)
+    torch.testing.assert_close(states[:, 1:], out[:, :-1, :4])
+    backwards = seen["weight_hh_l1_reverse"][0].t().reshape(2, 6, 4)
+    torch.testing.assert_close(backwards[:, 1:], out.flip(1)[:, :-1, 4:])
+    pruned = sc.prune(lstm, "layer_obs", sparsity=0.5, scope="layer", task=sc.Task([x]))
+    assert pruned.masks.sparsity == 0.5
+
+
+def test_a_convolution_with_groups_is_repaired():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    data = [torch.randn(8, 4, 8, 8) + 1]
+    wanted = model(data[0]).detach()
+    found = sc.prune(model, "layer_obs", sparsity=0.5, scope="layer", solver="split", task=sc.Task(data))
+    plain = sc.prune(model, "magnitude", sparsity=0.5, scope="layer")
+    assert found.masks.kept == plain.masks.kept
+    assert (found.model(data[0]) - wanted).square().mean() < 0.5 * (plain.model(data[0]) - wanted).square().mean()

@@ -11,7 +11,7 @@ give. Nothing is ever run backwards unless budgets are weighed by gradients, and
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -19,7 +19,9 @@ from torch import nn
 
 from secateur.allocations.global_ import Global
 from secateur.block_tuning import Tuning
-from secateur.calibration import Calibration, Settings
+from secateur.calibration import Calibration, Done, Settings
+from secateur.controls import controls_of
+from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.facts import LayerFacts
@@ -113,6 +115,7 @@ class LayerObs:
         masks = Masks({name: done.masks[name] for name in targets})
         if self.norms:
             recalibrate_(pruned, calibration.inputs())
+        self._bound(model, pruned, calibration, done)
         report = compare(
             model,
             pruned,
@@ -127,7 +130,13 @@ class LayerObs:
             },
             notes=(*calibration.said(), *notes_on(pruned, masks)),
         )
-        return Pruned(pruned, masks, report)
+        found = controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
+        return Pruned(pruned, masks, replace(report, controls=found))
+
+    def _bound(self, model: nn.Module, pruned: nn.Module, calibration: Calibration, done: Done) -> None:
+        if self.targets != "dense" and not self.tune:
+            apart = self.targets == "apart"
+            done.bound = bound_of(model, pruned, calibration.chain, done.rows, apart=apart, batches=calibration.batches)
 
     def settings(self) -> Settings:
         """What the calibration needs to know."""

@@ -1,0 +1,78 @@
+"""How far a network's output can be off when every layer is off a little (Dong, Chen & Pan 2017, theorem 3.2).
+
+    sqrt E^L  <=  sum_k  ( prod_{l > k} ||W_l|| )  sqrt dE^k,      ||W|| the Frobenius norm (the paper) or the spectral norm (tighter)
+
+It holds for chains of linear layers with activations that do not stretch (ReLU, identity, dropout in eval mode). Norms are those of the
+pruned layers where every layer was measured on the dense network's inputs, and of the dense ones where it was on the pruned network's.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.activations import run_batch
+from secateur.examples import leaving_no_trace
+from secateur.task import Task
+
+__all__ = ["bound_of"]
+
+_PLAIN = (nn.ReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.Tanh, nn.LeakyReLU, nn.Sigmoid)
+
+
+def bound_of(
+    dense: nn.Module,
+    pruned: nn.Module,
+    chain: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    apart: bool,
+    batches: Sequence[Any],
+) -> dict[str, float]:
+    """``{"paper": ..., "spectral": ..., "measured": ...}``: root mean squares of the output's error; empty where the theorem does not hold.
+
+    Args:
+        dense: the network before.
+        pruned: after.
+        chain: paths of its layers, in running order.
+        rows: of the receipt: what each layer was off by (``measured``), by parameter.
+        apart: whether that was on the dense network's inputs.
+        batches: the calibration data.
+    """
+    modules = {path: dense.get_submodule(path) for path in chain}
+    layers = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
+    others = [m for m in modules.values() if not isinstance(m, nn.Linear)]
+    off = {row["name"].rpartition(".")[0]: float(row.get("measured", 0.0)) for row in rows}
+    if not layers or set(off) - set(layers) or not all(isinstance(m, _PLAIN) for m in others):
+        return {}
+    found = {"paper": 0.0, "spectral": 0.0}
+    factors = dict.fromkeys(found, 1.0)
+    for path in reversed(layers):
+        for kind in found:
+            found[kind] += factors[kind] * max(off.get(path, 0.0), 0.0) ** 0.5
+        weight = (pruned if apart else dense).get_submodule(path).get_parameter("weight").detach().double()
+        factors["paper"] *= float(weight.norm())
+        factors["spectral"] *= float(torch.linalg.matrix_norm(weight, 2))
+    return found | {"measured": _measured(dense, pruned, batches)}
+
+
+def _measured(dense: nn.Module, pruned: nn.Module, batches: Sequence[Any]) -> float:
+    total, count = 0.0, 0
+    for batch in batches:
+        one, other = (_output(model, batch) for model in (dense, pruned))
+        total += float((one - other).double().square().sum())
+        count += one.numel() // one.shape[-1]
+    return math.sqrt(total / max(count, 1))
+
+
+def _output(model: nn.Module, batch: Any) -> Tensor:
+    seen: list[Tensor] = []
+    handle = model.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    try:
+        with leaving_no_trace(model):
+            run_batch(model, batch, Task())
+    finally:
+        handle.remove()
+    return seen[0]

@@ -1,0 +1,170 @@
+"""Optimal brain damage and surgeon, and the block Fisher, on networks small enough to check."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import secateur as sc
+from secateur.backward_curvature import recursive_diagonal
+from secateur.criteria.obd import Obd
+from secateur.errors import BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
+from secateur.jacobians import curvature_rows
+from secateur.targets import find_targets
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def data(n=24):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(n, 4, generator=g).double(), torch.randint(0, 3, (n,), generator=g)
+
+
+def task(evaluate=None):
+    x, y = data()
+    return sc.Task([(x, y)], loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]), evaluate=evaluate)
+
+
+def diagonal(kind, **how):
+    model = net()
+    scores = Obd(diagonal=kind, **how)(model, find_targets(model), task())
+    return {n: 2 * s / model.get_parameter(n).detach().square() for n, s in scores.values.items()}
+
+
+def hessian(model, names, loss):
+    own = {n: model.get_parameter(n).detach() for n in names}
+    return torch.func.hessian(lambda p: loss(lambda x: torch.func.functional_call(model, p, (x,))))(own)
+
+
+def test_the_exact_diagonal_is_autograds():
+    x, y = data()
+    names = ["0.weight", "2.weight"]
+    wanted = hessian(net(), names, lambda f: F.cross_entropy(f(x), y))
+    found = diagonal("exact")
+    for n in names:
+        size = found[n].numel()
+        torch.testing.assert_close(
+            found[n].flatten(), wanted[n][n].reshape(size, size).diagonal().abs(), rtol=1e-8, atol=1e-10
+        )
+
+
+def test_many_probes_come_near_it():
+    exact, near = diagonal("exact"), diagonal("hutchinson", probes=400)
+    for n in exact:
+        assert (exact[n] - near[n]).abs().mean() < 0.25 * exact[n].abs().mean()
+
+
+def test_the_recursion_is_exact_at_the_top_and_says_where_it_is_not():
+    exact, found = diagonal("exact"), diagonal("recursion")
+    torch.testing.assert_close(found["2.weight"], exact["2.weight"], rtol=1e-8, atol=1e-10)
+    gap = (found["0.weight"] - exact["0.weight"]).abs().mean() / exact["0.weight"].mean()
+    assert 0.01 < gap < 2  # cross terms of units in one layer are left out
+    assert all((h >= 0).all() for h in recursive_diagonal(net(), task(), task().batches[0], levenberg=True).values())
+    with pytest.raises(UnknownLayer, match="BatchNorm1d"):
+        recursive_diagonal(
+            nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double(), task(), task().batches[0], levenberg=True
+        )
+
+
+def test_a_shared_weight_adds_up_over_its_places():
+    """One filter of one weight over three pixels, squared error: d2E/dw2 = 2 sum x^2, by hand."""
+    model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Identity())
+    x = torch.tensor([[[1.0, 2.0, 3.0]]])
+    work = sc.Task([x], loss=lambda m, b: m(b).square().sum())
+    assert float(recursive_diagonal(model, work, x, levenberg=False)["0.weight"]) == 28.0
+
+
+def test_gauss_newton_rows_give_the_matrix():
+    x, _ = data()
+    model, names = net(), ["2.weight"]
+    ((rows, samples),) = curvature_rows(model, names, sc.Task([x]), "cross_entropy", who="a test")
+    states = model[1](model[0](x)).detach()
+    p = model(x).detach().softmax(1)
+    wanted = sum(
+        torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(s, s)) for q, s in zip(p, states, strict=True)
+    ) / len(x)
+    torch.testing.assert_close(rows.t() @ rows / samples, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_diagonals_of_fisher_matrices_have_names():
+    for kind in ("empirical", "sampled", "cross_entropy", "squared"):
+        assert all((h >= 0).all() for h in diagonal(kind).values())
+    with pytest.raises(UnknownName, match="fisher"):
+        Obd(diagonal="fisher")
+    with pytest.raises(NeedsTask):
+        sc.prune(net(), "obd", sparsity=0.5)
+
+
+def test_on_a_quadratic_the_predicted_rise_is_the_measured_one():
+    torch.manual_seed(0)
+    model = nn.Linear(6, 2).double()
+    x = torch.randn(40, 6).double()
+    goal = model(x).detach()
+    loss = lambda m, x: (m(x) - goal).square().sum(1).mean() / 2  # noqa: E731
+    found = sc.prune(model, "obs", sparsity=0.5, task=sc.Task([x], loss=loss), alpha=1e-12)
+    assert found.masks.kept == 7
+    predicted = sum(stage["predicted"] for stage in found.report.settings["stages"])
+    assert float(loss(found.model, x)) == pytest.approx(predicted, rel=1e-6)
+    together = sc.prune(model, "obs", sparsity=0.5, task=sc.Task([x]), alpha=1e-12, refresh=100)
+    assert together.masks == found.masks
+
+
+def test_the_surgeon_stops_at_a_floor_and_shows_its_controls():
+    x, y = data()
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y) + 1e-3 * sum(p.square().sum() for p in model.parameters())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    right = lambda m: float((m(x).argmax(1) == y).double().mean())  # noqa: E731
+    floor = right(model) - 0.1
+    pruned = sc.prune(
+        model, "obs", task=task(right), floor=floor, curvature="cross_entropy", inverse="recursion", alpha=1e-4
+    )
+    assert right(pruned.model) >= floor
+    assert pruned.masks.sparsity > 0.1
+    assert set(pruned.report.controls) == {"magnitude", "random"}
+    small = sc.prune(model, "obs", task=task(), most_rise=0.01, curvature="cross_entropy", alpha=1e-4)
+    assert sum(stage["predicted"] for stage in small.report.settings["stages"]) <= 0.01
+
+
+def test_what_the_surgeon_refuses():
+    with pytest.raises(BadSparsity, match="single weights"):
+        sc.prune(net(), "obs", granularity="filter", sparsity=0.5, task=task())
+    with pytest.raises(WrongModel, match="block_fisher"):
+        sc.prune(nn.Linear(200, 200), "obs", sparsity=0.5, task=sc.Task([torch.randn(2, 200)]))
+    with pytest.raises(BadSparsity, match="how much"):
+        sc.prune(net(), "obs", task=task())
+
+
+@pytest.mark.parametrize("granularity", ["unstructured", "2:4", "row"])
+@pytest.mark.parametrize("solver", ["blocks", "joint", "search"])
+def test_the_block_fisher_keeps_counts(solver, granularity):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    how = {} if granularity == "2:4" else {"sparsity": 0.5, "scope": "layer"}
+    found = sc.prune(model, "block_fisher", granularity=granularity, solver=solver, task=task(), **how)
+    assert found.masks.kept == 32
+    for name, mask in found.masks.items():
+        assert not found.model.get_parameter(name)[~mask].any()
+
+
+def test_joint_and_staged_solves_are_better_than_blocks():
+    def loss_after(**how):
+        found = sc.prune(
+            net(), "block_fisher", sparsity=0.6, task=task(), damping=1e-3, curvature="cross_entropy", block=6, **how
+        )
+        own = task()
+        with torch.no_grad():
+            return float(own.loss(found.model, own.batches[0]))
+
+    dense = float(task().loss(net(), task().batches[0]).detach())
+    assert abs(loss_after(solver="search", stages=4) - dense) < abs(loss_after(solver="blocks") - dense) + 1e-9
