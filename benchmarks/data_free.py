@@ -172,10 +172,14 @@ def _cut_off_table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train, prune, measure, record."""
-    args: argparse.Namespace = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument(
+        "--recipes", default="adam,caffe", help="how to train, separated by commas (default: %(default)s)"
+    )
+    args: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for recipe in ("adam", "caffe"):
+    for recipe in args.recipes.split(","):
         data = load_mnist(args.data, mean=0.0, std=1.0) if recipe == "caffe" else load_mnist(args.data)
         for seed in range(1 if args.quick else args.seeds):
             for found in rows_of(recipe, data, seed, quick=args.quick):
