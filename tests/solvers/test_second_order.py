@@ -152,6 +152,17 @@ def test_solving_through_gradients_equals_solving_with_the_hessian():
     torch.testing.assert_close(block_inverse_diagonal(rows, 12, 1e-2), torch.linalg.inv(h).diagonal())
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_the_joint_solve_is_never_worse_than_block_by_block(seed):
+    g = torch.Generator().manual_seed(seed)
+    rows, w0 = torch.randn(10, 24, generator=g, dtype=torch.float64), torch.randn(24, generator=g, dtype=torch.float64)
+    mask = torch.rand(24, generator=g) < 0.5
+    joint, blocks = solve_on_support(w0, rows, mask, 1e-2), block_removal(w0, rows, mask, 6, 1e-2)
+    assert loss_of(joint, w0, rows, 1e-2) <= loss_of(blocks, w0, rows, 1e-2) * (1 + 1e-9)
+    assert loss_of(blocks, w0, rows, 1e-2) >= 0
+
+
 def test_the_search_never_ends_above_its_start():
     g = torch.Generator().manual_seed(2)
     rows, w0 = torch.randn(20, 60, generator=g, dtype=torch.float64), torch.randn(60, generator=g, dtype=torch.float64)
