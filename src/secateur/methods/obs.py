@@ -73,10 +73,6 @@ class Obs:
             raise BadSparsity(
                 "the surgeon takes out single weights: granularity='unstructured'; for patterns use 'layer_obs'"
             )
-        if self.allocation is None and self.floor is None and self.most_rise is None:
-            raise BadSparsity(
-                "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
-            )
         if self.each < 1 or self.refresh < 1 or not self.alpha > 0 or self.inverse not in ("cholesky", "recursion"):
             raise BadSparsity(
                 f"Obs(each={self.each}, refresh={self.refresh}, alpha={self.alpha}, inverse={self.inverse!r}): counts must be positive, "
