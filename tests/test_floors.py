@@ -22,7 +22,12 @@ FLOORS = {
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 SHELVES = {"methods", "criteria", "allocations", "granularities", "schedules", "formats", "costs", "solvers"}
-SHARED = {"granularities.pattern", "schedules.polynomial"}  # what other files of their shelf are made of
+SHARED = {
+    "granularities.pattern",
+    "schedules.polynomial",
+    "solvers.admm_support",
+    "solvers.support",
+}  # what other files of their shelf are made of
 LAZY = {
     ("report", "reporting"),
     ("sensitivity", "reporting"),

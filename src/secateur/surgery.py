@@ -239,7 +239,8 @@ def _split(w: Tensor, damped: list[Damped], quota: Quota, moved: Tensor, root: T
             evidence[group] = scaled.square()
             return quota.choose(evidence)[group]
 
-        masks[group] = admm_support(w[group] * root[group], d.matrix, project, start=moved[group] * root[group])
+        split = admm_support(w[group] * root[group], d.matrix, project, start=moved[group] * root[group])
+        masks[group] = split.mask
     if len(damped) == 1:
         return masks
     return quota.choose(evidence)  # a last look at all groups, so that the count is exact

@@ -89,7 +89,7 @@ def test_a_single_removal_is_the_brute_force_one():
 def test_splitting_finds_a_better_support_than_columns():
     w, h = problem(4, rows=24, features=32, samples=100)
     moved, mask, _ = column_obs(w, h, ColumnChoice(count=300), block=8)
-    better = admm_support(w, h, lambda v: chosen_by(v.square(), 300), start=moved)
+    better = admm_support(w, h, lambda v: chosen_by(v.square(), 300), start=moved).mask
     assert int(better.sum()) == 300
     assert rise(w - refit_by_cholesky(w, h, better), h) < 0.8 * rise(w - refit_by_cholesky(w, h, mask), h)
 

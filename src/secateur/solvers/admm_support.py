@@ -10,13 +10,28 @@ faster while the support still changes much; when the support has come to rest, 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["admm_support"]
+__all__ = ["Split", "admm_support"]
 
 _CHECK = 3  # steps between looks at the support
+
+
+class Split(NamedTuple):
+    """What splitting ends with.
+
+    Args:
+        mask: the support, bool ``[rows, features]``.
+        weights: D, zero off the support; not yet the best ones on it.
+        steps: how many were taken.
+    """
+
+    mask: Tensor
+    weights: Tensor
+    steps: int
 
 
 def admm_support(
@@ -28,33 +43,34 @@ def admm_support(
     rho: float = 0.1,
     steps: int = 120,
     still: float = 2e-4,
-) -> Tensor:
-    """A support for ``weight``, bool ``[rows, features]``.
+    kind: torch.dtype | None = None,
+) -> Split:
+    """A support for ``weight``.
 
     Args:
         weight: what is to be imitated, ``[rows, features]``.
         damped: a positive definite Hessian.
         project: for weights in units of their own output (squares are additive), what stays: the largest that the pattern allows.
-        start: weights to start from, e.g. those of `column_obs`; None: ``weight``.
+        start: allowed weights to start from, e.g. those of `column_obs`; None: ``weight``.
         rho: at the start, in units of the Hessian's diagonal.
         steps: at most.
         still: the fraction of the support that may still change per look when all is said to have come to rest.
+        kind: what steps are taken in, once ``damped`` is decomposed in its own type; None: in that.
 
     >>> h = torch.eye(3)
-    >>> admm_support(torch.tensor([[3.0, 1.0, 2.0]]), h, lambda w: w.abs() >= w.abs().max())
+    >>> admm_support(torch.tensor([[3.0, 1.0, 2.0]]), h, lambda w: w.abs() >= w.abs().max()).mask
     tensor([[ True, False, False]])
     """
-    scale = damped.diagonal().sqrt()
-    h = damped / scale / scale.unsqueeze(1)
-    values, vectors = torch.linalg.eigh(h)
-    values = values.clamp_min(0)
-    w0 = weight.to(h.dtype) * scale
+    scale = damped.diagonal().clamp(min=1e-30).sqrt()
+    values, vectors = torch.linalg.eigh(damped / scale / scale.unsqueeze(1))
+    kind = kind or damped.dtype
+    values, vectors, scale = values.clamp_min(0).to(kind), vectors.to(kind), scale.to(kind)
+    w0 = weight.to(kind) * scale
     target = (w0 @ vectors) * values  # W0 H, in the eigenbasis
-    d = w0 if start is None else start.to(h.dtype) * scale
-    mask = project(d)
-    d = d * mask
-    v = torch.zeros_like(d)
-    kept = max(int(mask.sum()), 1)
+    d = w0 if start is None else start.to(kind) * scale
+    mask = torch.ones_like(d, dtype=torch.bool) if start is None else project(d)
+    d, v, step = d * mask, torch.zeros_like(d), 0
+    fresh = mask
     for step in range(1, steps + 1):
         w = ((target + (rho * d - v) @ vectors) / (values + rho)) @ vectors.mT
         shifted = w + v / rho
@@ -62,9 +78,9 @@ def admm_support(
         d = shifted * fresh
         v += rho * (w - d)
         if step % _CHECK == 0:
-            changed = int((fresh ^ mask).sum()) / kept
+            changed = int((fresh ^ mask).sum()) / max(int(fresh.sum()), 1)
             mask = fresh
-            if changed <= still and step > _CHECK:
+            if changed <= still and step > 2 * _CHECK:
                 break
             rho *= 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
-    return mask
+    return Split(fresh, d / scale, step)

@@ -88,7 +88,7 @@ def refit_by_gradients(
         tolerance: of the preconditioned residual's norm, against that of the right side.
     """
     h = damped
-    scale = 1 / h.diagonal()
+    scale = 1 / h.diagonal().clamp_min(1e-30)  # 0: an input that never comes
     keep = mask.to(h.dtype)
     w = weight.to(h.dtype)
     x = (w if start is None else start.to(h.dtype)) * keep
