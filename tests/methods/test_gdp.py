@@ -406,9 +406,9 @@ def test_refusals_leave_no_hook():
     model = convnet()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     for wrong, options, error, says in [
-        (GDP(sparsity=0.5), {}, sc.errors.BadSchedule, "when do masks become fixed"),
-        (GDP(sparsity=0.5), {"total_steps": 20}, sc.errors.BadSchedule, "become fixed at step 12"),
-        (GDP(sparsity=0.5, end_step=90), {"total_steps": 80}, sc.errors.BadSchedule, "not after total_steps=80"),
+        (GDP(sparsity=0.5), {}, sc.errors.BadSchedule, "when are masks fixed"),
+        (GDP(sparsity=0.5), {"total_steps": 20}, sc.errors.BadSchedule, "fixed at step 12"),
+        (GDP(sparsity=0.5, end_step=90), {"total_steps": 80}, sc.errors.BadSchedule, "after total_steps=80"),
         (GDP(end_step=90), {}, sc.errors.BadSparsity, "none was given"),
         (GDP(sparsity=0.9, min_kept=7, end_step=90), {}, sc.errors.BadSparsity, "min_kept=7"),
         (GDP(budget="macs:1%", end_step=90), {}, sc.errors.OverBudget, "budget"),
