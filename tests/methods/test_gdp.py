@@ -82,13 +82,20 @@ class TestSleep:
 
     @pytest.mark.parametrize(
         "name",
-        ["residual", "dense_concat", "attention_fused", "mha", "lstm", "tied", "grouped", "depthwise", "swiglu_like"],
+        [
+            "residual",
+            "dense_concat",
+            "attention_fused",
+            "multihead",
+            "lstm",
+            "tied",
+            "grouped",
+            "depthwise_multiplier",
+            "gated",
+        ],
     )
     def test_what_sleeps_is_out_exactly(self, name):
-        try:
-            model, x = make(name), inputs(name)
-        except KeyError:
-            pytest.skip(f"no trick is called {name}")
+        model, x = make(name), inputs(name)
         coupling = sc.couple(model, x)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         sleep = Sleep(model, reading_places(model, coupling, x), optimizer)
