@@ -151,7 +151,7 @@ def test_what_a_longer_input_needs_stays():
     assert pruned.model.places.shape == (64, 16)
     assert pruned.model.inner.out_features == 16
     assert pruned.model(torch.randn(1, 64, 16)).shape == (1, 64, 2)
-    assert "meets nothing else" in sc.couple(model, torch.randn(1, 8, 16)).explain("places")
+    assert "meets no other layer" in sc.couple(model, torch.randn(1, 8, 16)).explain("places")
 
 
 class Doubled(nn.Module):

@@ -152,3 +152,64 @@ def test_an_expert_without_tokens_stays_and_the_others_lose_channels():
     assert [expert[0].out_features for expert in pruned.model.experts] == [4, 8, 4]
     with torch.no_grad():
         torch.testing.assert_close(pruned.model(x), pruned.masks.apply_(copy.deepcopy(model))(x))
+
+
+class Picked(nn.Module):
+    """Code that takes one channel alone, by its position."""
+
+    def __init__(self, pick):
+        super().__init__()
+        self.inner, self.last, self.pick = nn.Linear(6, 8), nn.Linear(8, 3), pick
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        return self.last(h.relu()) * self.pick(h).reshape(-1, 1)
+
+
+@pytest.mark.parametrize(
+    "pick", [lambda h: h[:, 2], lambda h: h[:, 1:2], lambda h: h[:, -1:], lambda h: h.unbind(1)[3], lambda h: h.split([1, 7], 1)[0]]
+)  # fmt: skip
+def test_a_channel_that_is_picked_by_its_position_stays(pick):
+    with pytest.raises(sc.errors.NothingToPrune, match="may leave"):
+        sc.prune(Picked(pick), granularity="channel", sparsity=0.5, example_inputs=torch.randn(4, 6))
+
+
+class Detector(nn.Module):
+    """Boxes of a class whose score is high get a mask; nothing scores high on this example, so the head for masks gets no boxes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.scores, self.boxes = nn.Linear(6, 16), nn.Linear(16, 2), nn.Linear(16, 8)
+        self.masks = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x).relu()
+        scores, boxes = (
+            self.scores(h).softmax(-1)[:, 1:].reshape(-1),
+            self.boxes(h).reshape(-1, 2, 4)[:, 1:].reshape(-1, 4),
+        )
+        found = torch.where(scores > 1)[0]
+        return boxes[found], self.masks(boxes[found])
+
+
+def test_a_detector_that_finds_nothing_keeps_its_classes_and_the_head_that_was_not_seen():
+    model, x = Detector().eval(), torch.randn(20, 6)
+    coupling = sc.couple(model, x)
+    assert [group.name for group in coupling.groups()] == ["body.weight"]
+    assert "is empty in this example" in coupling.explain("masks.0")
+
+
+class Table(nn.Module):
+    """A projection of constants, which no layer makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last, self.place = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(4, 3)
+        self.register_buffer("places", torch.randn(5, 4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x).relu()) + self.place(self.places)
+
+
+def test_what_only_reads_a_table_of_constants_stays():
+    assert [group.name for group in sc.couple(Table(), torch.randn(5, 6)).groups()] == ["inner.weight"]

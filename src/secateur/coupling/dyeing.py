@@ -176,12 +176,11 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = rule_for(name)
         if found is None:
             self._hold_without_rule(name, (args, kwargs))
-        try:
-            layers = (found and found(self, out, *args, **kwargs)) or ()
-        except (IndexError, RuntimeError):
-            if all(t.numel() for t in (*outs, *_tensors((args, kwargs)))):
-                raise
+        layers: Any
+        if any(t.is_floating_point() and not t.numel() for t in (outs[0], *_tensors((args, kwargs)))):
             layers = self._pass_by(outs[0], (args, kwargs))
+        else:
+            layers = (found and found(self, out, *args, **kwargs)) or ()
         each = layers if isinstance(layers, list) else [layers] + [()] * (len(outs) - 1)
         for o, dyes in zip(outs, each, strict=False):  # further outputs carry no channels
             self.put(o, tuple(compress(layer) for layer in dyes))
@@ -197,11 +196,10 @@ class Dye(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _pass_by(self, out: Tensor, tree: Any) -> Layers:
         """Rules count on elements, and an expert without tokens has none: it stays, what it would have changed passes."""
-        first = next(_tensors(tree))
-        for tensor in _tensors(tree):
-            if not tensor.numel():
-                self._hold_all(tensor, "is empty in this example")
-        return self.of(first) if first.numel() and first.shape == out.shape else ()
+        tensors = list(_tensors(tree))
+        passes = [t for t in tensors[:1] if t.numel() and t.shape == out.shape]
+        self._hold_all(tensors[len(passes) :], "meets a tensor that is empty in this example")
+        return self.of(passes[0]) if passes else ()
 
     def _hold_all(self, tree: Any, reason: str) -> None:
         for tensor in _tensors(tree):

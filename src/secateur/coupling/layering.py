@@ -14,13 +14,15 @@ __all__ = ["axes", "compress", "fit", "reshape", "spread"]
 
 
 def axes(layer: Tensor) -> tuple[int, ...]:
-    """The axes on which a compressed layer's colours change."""
+    """The axes on which a compressed layer's colours change; none without elements."""
+    if not layer.numel():
+        return ()
     return tuple(d for d in range(layer.dim()) if layer.shape[d] > 1 and layer.stride(d) != 0)
 
 
 def compress(layer: Tensor) -> Tensor:
     """Give stride 0 to every axis on which the colours do not change."""
-    for d in axes(layer) if layer.numel() else ():
+    for d in axes(layer):
         first = layer.narrow(d, 0, 1)
         if torch.equal(first.expand_as(layer), layer):
             layer = first.expand_as(layer)

@@ -47,10 +47,11 @@ def settle_tables(dye: Dye) -> Tensor:
 
 
 def hold_lonely(coupling: Coupling) -> Coupling:
-    """Hold what meets nothing else, such as positions beyond the length of the example: longer inputs will need it."""
-    lonely = [k for k, group in enumerate(coupling.found) if len(group.places) == 1]
+    """Hold what meets no other layer: positions beyond the example's length, which longer inputs need, and what only reads a table."""
+    own = [[place for place in group.places if place[0] in coupling.parameters] for group in coupling.found]
+    lonely = [k for k, places in enumerate(own) if len(places) == 1]
     for k in lonely:
-        coupling.freeze(k, Freeze("couple", "", "meets nothing else in this example"))
+        coupling.freeze(k, Freeze("couple", "", "meets no other layer in this example"))
     return settle(coupling, coupling.kinds) if lonely else coupling
 
 

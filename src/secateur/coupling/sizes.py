@@ -84,7 +84,7 @@ class Sizes(TorchFunctionMode):
     def _measured(self, size: Any, tensor: Tensor, dim: int = 0, *_: Any) -> Any:
         """A shape whose numbers say when they are calculated with."""
         layers = self.dye.of(tensor)
-        if not layers:
+        if not layers or not tensor.numel():  # no elements, no colours
             return size
         found = []
         for axis in range(tensor.dim()):
@@ -100,7 +100,7 @@ class Sizes(TorchFunctionMode):
     def _note(self, size: Any, tensor: Tensor, axis: int) -> None:
         if isinstance(size, Traced) and isinstance(tensor, Tensor):
             axis %= tensor.dim()
-            if tensor.shape[axis] != size:
+            if tensor.shape[axis] != size or not tensor.numel():
                 return
             for layer in self.dye.of(tensor):
                 if axis in axes(layer):

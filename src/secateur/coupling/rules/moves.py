@@ -7,6 +7,7 @@ from torch import Tensor
 
 from secateur.coupling.dyeing import Dye, Layers, rule
 from secateur.coupling.layering import axes, compress, reshape, spread
+from secateur.coupling.rules.holds import hold
 
 MOVES = """permute transpose t unsqueeze squeeze select slice unbind diagonal
 flip roll repeat repeat_interleave unfold pixel_shuffle pixel_unshuffle channel_shuffle movedim rot90 swapaxes narrow
@@ -24,10 +25,25 @@ def _(dye: Dye, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     op = getattr(torch.ops.aten, name)
     if name in ("view_as_real", "view_as_complex"):
         return _complex(dye, out, x, name)
-    results = [op(layer, *args, **kwargs) for layer in dye.of(x)]
+    picks = name.removesuffix("_copy") in ("select", "slice", "unbind")
+    kept = _unpicked(dye, out, x, *args, **kwargs) if picks else dye.of(x)
+    results = [op(layer, *args, **kwargs) for layer in kept]
     if isinstance(out, tuple | list):
         return [tuple(compress(r[i]) for r in results) for i in range(len(out))]
     return tuple(compress(r) for r in results)
+
+
+def _unpicked(dye: Dye, out: Any, x: Tensor, dim: int = 0, *args: Any, **kwargs: Any) -> Layers:
+    """What passes; a channel that code takes alone, by its position, stays where it is. Axes beside it, such as heads, are not asked."""
+    first = out[0] if isinstance(out, tuple | list) else out
+    dim %= x.dim()
+    sliced = first.dim() == x.dim()
+    if sliced and first.shape[dim] != 1:
+        return dye.of(x)
+    alone = [layer for layer in dye.of(x) if dim in axes(layer) and (sliced or axes(layer) == (dim,))]
+    held = {id(layer): hold(dye, layer, {dim}, "is picked by its position") for layer in alone}
+    found = [held.get(id(layer), layer) for layer in dye.of(x)]
+    return tuple(layer for layer in found if layer is not None)
 
 
 @rule("tril", "triu")
