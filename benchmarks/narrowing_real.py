@@ -30,6 +30,7 @@ import secateur as sc
 from benchmarks.data import ROOT, load_cifar
 from benchmarks.models.cases import CASES, Case, fetch
 from benchmarks.record import options, record
+from benchmarks.tables import about
 from secateur.coupling.running import tensors_of
 
 SPARSITIES = (0.1, 0.3, 0.5)
@@ -190,12 +191,7 @@ def page(results: Path) -> str:
             f"* {row['sparsity']:.0%} of every group: {row['accuracy']:.1f} → {row['recalibrated']:.1f} %"
             for row in scores
         ]
-    machine = found["machine"]
-    lines += [
-        "",
-        f"{machine['cpu']}, torch {machine['torch']}, commit {machine['secateur_commit']}, {machine['date']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", about(found)]) + "\n"
 
 
 def _line(row: dict[str, Any]) -> str:
