@@ -10,6 +10,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+WEIGHTS = Path.home() / ".cache" / "secateur-weights"  # packages that hold weights
 
 
 @dataclass(frozen=True)

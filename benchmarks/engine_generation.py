@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
+from benchmarks.data import WEIGHTS
 from benchmarks.engine import quantised
 from benchmarks.models.smollm import SmolLM, state_of, turned
 from benchmarks.record import options, record
@@ -68,7 +69,7 @@ class Step(nn.Module):
 def main() -> None:
     """Run and record."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--rounds", type=int, default=12)
     given = parser.parse_args()
     torch.set_num_threads(1)

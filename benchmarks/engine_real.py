@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import secateur as sc
-from benchmarks.data import load_cifar
+from benchmarks.data import WEIGHTS, load_cifar
 from benchmarks.models.cases import CASES, imagenet
 from benchmarks.record import options, record
 
@@ -35,7 +35,7 @@ NETS = {
 def main() -> None:
     """Run and record."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--nets", nargs="*", default=list(NETS))
     given = parser.parse_args()

@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 import secateur as sc
-from benchmarks.data import DATA
+from benchmarks.data import DATA, WEIGHTS
 from benchmarks.models.cases import CASES, _file, _spearman
 from benchmarks.record import options, record
 
-WEIGHTS = Path.home() / ".cache" / "secateur-weights"
 LINEAR = ["embeddings", *(f"encoder.layer.{k}.*" for k in range(3))]
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from benchmarks.data import ROOT, load_cifar
+from benchmarks.data import ROOT, WEIGHTS, load_cifar
 from benchmarks.models.cases import CASES, Case, fetch
 from benchmarks.record import options, record
 from benchmarks.tables import about
@@ -209,7 +209,7 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, one network after the other; results are written after each."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--only", help="networks with this in their name; the rows of others stay as they were")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each latency")
     parser.add_argument("--load", help="internal: NAME=FOLDER")

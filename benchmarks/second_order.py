@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from benchmarks.anchor import load_mlp
-from benchmarks.data import load_cifar, load_mnist
+from benchmarks.data import WEIGHTS, load_cifar, load_mnist
 from benchmarks.models.smollm import SmolLM, state_of
 from benchmarks.models.stories import Stories, stories_state
 from benchmarks.nets import load_resnet, make_lenet_300_100, make_mlp
@@ -203,7 +203,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("network", choices=[*NETWORKS, "speed"])
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--folder", type=Path, help="where finished blocks are kept, to take up a run that was killed")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()
