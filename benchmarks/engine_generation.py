@@ -9,7 +9,6 @@ scale a row) or float32. One thread, in turns, medians of the rounds' ratios. Sp
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from benchmarks.data import WEIGHTS
 from benchmarks.engine import quantised
 from benchmarks.models.smollm import SmolLM, state_of, turned
 from benchmarks.record import options, record
+from benchmarks.turns import rounds_in_turns
 
 PAST = 64
 
@@ -127,16 +127,7 @@ def measured(dense: SmolLM, sparsity: float, others: dict[str, Any], rounds: int
             session(ids[:, :1], places[:, :1])
 
         calls[values] = call
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, one in calls.items():
-            one()
-            took = []
-            for _ in range(5):
-                start = time.perf_counter()
-                one()
-                took.append(time.perf_counter() - start)
-            samples[name].append(statistics.median(took))
+    samples = rounds_in_turns(calls, rounds, 5)
     for name, times in samples.items():
         found[f"{name} ms"] = 1e3 * statistics.median(times)
     for values in ("float32", "int8"):
