@@ -386,11 +386,6 @@ class Vectors final : public Op {
   int64_t bytes_;
 };
 
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
-
 }  // namespace
 
 Maker find_product(const std::string& kind) {

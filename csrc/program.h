@@ -124,6 +124,10 @@ Maker find_product(const std::string& kind);
 Maker find_spatial(const std::string& kind);
 Maker find_tensor(const std::string& kind);
 Maker find_sequence(const std::string& kind);
+template <class T>
+std::unique_ptr<Op> make(const Program& program, const Args& args) {
+  return std::make_unique<T>(program, args);
+}
 
 // Dimensions of several tensors walked together: size-1 ones dropped, mergeable ones merged, ordered by the first one's strides.
 struct Walk {

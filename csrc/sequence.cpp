@@ -195,11 +195,6 @@ class Recurrent final : public Op {
   Gemv m_;
 };
 
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
-
 }  // namespace
 
 Maker find_sequence(const std::string& kind) {

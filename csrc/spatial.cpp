@@ -235,11 +235,6 @@ class Resample final : public Op {
   const float* weights_;
 };
 
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
-
 }  // namespace
 
 Maker find_spatial(const std::string& kind) {

@@ -478,11 +478,6 @@ class Outside final : public Op {
   int64_t which_;
 };
 
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
-
 }  // namespace
 
 Maker find_tensor(const std::string& kind) {
