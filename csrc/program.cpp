@@ -201,6 +201,13 @@ void Program::inside(const Tensor& t) const {
   inside(t, low, high);
 }
 
+void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values) {
+  m.starts = static_cast<const int32_t*>(starts.data), m.index = static_cast<const uint16_t*>(index.data);
+  demand(starts.size == m.rows + 1 && m.starts[0] == 0 && m.starts[m.rows] == index.size && index.size == values, "sparse rows do not match");
+  for (int64_t r = 0; r < m.rows; r++) demand(m.starts[r] <= m.starts[r + 1], "sparse rows run backwards");
+  for (int64_t k = 0; k < index.size; k++) demand(m.index[k] < m.columns, "a sparse column is not there");
+}
+
 Maker maker_of(const std::string& kind) {
   for (auto find : {find_product, find_spatial, find_tensor, find_sequence})
     if (Maker maker = find(kind)) return maker;

@@ -129,6 +129,9 @@ std::unique_ptr<Op> make(const Program& program, const Args& args) {
   return std::make_unique<T>(program, args);
 }
 
+// Checks compressed sparse rows of `m.rows` by `m.columns` with so many values, and lets `m` read them.
+void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values);
+
 // Dimensions of several tensors walked together: size-1 ones dropped, mergeable ones merged, ordered by the first one's strides.
 struct Walk {
   int rank = 0, operands = 0;

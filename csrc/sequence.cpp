@@ -134,11 +134,7 @@ class Recurrent final : public Op {
     demand(bias.size == gates, "a bias has another length");
     m_ = {gates, hidden_, nullptr, nullptr, values.data, nullptr, static_cast<const float*>(bias.data), Values::f32};
     if (a.integer(2)) {
-      const Array &starts = program.array(a.arrays.at(2), "i"), &index = program.array(a.arrays.at(3), "H");
-      m_.starts = static_cast<const int32_t*>(starts.data), m_.index = static_cast<const uint16_t*>(index.data);
-      demand(starts.size == gates + 1 && m_.starts[0] == 0 && m_.starts[gates] == index.size && index.size == values.size, "sparse rows do not match");
-      for (int64_t r = 0; r < gates; r++) demand(m_.starts[r] <= m_.starts[r + 1], "sparse rows run backwards");
-      for (int64_t k = 0; k < index.size; k++) demand(m_.index[k] < hidden_, "a sparse column is not there");
+      set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
     } else {
       demand(values.size == gates * hidden_, "a matrix has another size");
     }
