@@ -114,9 +114,9 @@ Product::Product(const Program& program, const Args& a)
   for (; word < a.ints.size(); word += 4) {
     Part p{a.integer(word), a.integer(word + 1), a.integer(word + 2), nullptr, nullptr, nullptr};
     demand(p.height == 1 || p.height == 2 || p.height == 4, "blocks are 1, 2 or 4 rows high");
-    demand(p.first_row >= 0 && p.groups >= 0 && p.groups <= rows_ && p.first_row + p.groups * p.height <= rows_, "a part has rows that are not there");
+    demand(p.first_row >= 0 && p.groups >= 0 && Checked(p.groups) * p.height + p.first_row <= rows_, "a part has rows that are not there");
     for (int64_t r = 0; r < p.groups * p.height; r++) demand(!seen[p.first_row + r]++, "a row occurs twice");
-    int64_t entries = p.groups * columns_;
+    Checked entries = Checked(p.groups) * columns_;
     if (a.integer(word + 3)) {
       const Array &starts = program.array(a.arrays.at(array), "i"), &index = program.array(a.arrays.at(array + 1), "i");
       array += 2;
@@ -125,10 +125,10 @@ Product::Product(const Program& program, const Args& a)
       for (int64_t g = 0; g < p.groups; g++) demand(p.starts[g] <= p.starts[g + 1], "sparse rows run backwards");
       entries = p.starts[p.groups];
       demand(entries == index.size, "sparse rows have another length");
-      for (int64_t k = 0; k < entries; k++) demand(p.index[k] >= 0 && p.index[k] < columns_, "a sparse column is not there");
+      for (int64_t k = 0; k < index.size; k++) demand(p.index[k] >= 0 && p.index[k] < columns_, "a sparse column is not there");
     }
     const Array& values = program.array(a.arrays.at(array++), "f");
-    demand(values.size == entries * p.height, "a product has too few or too many weights");
+    demand(entries * p.height == values.size, "a product has too few or too many weights");
     p.values = static_cast<const float*>(values.data);
     nonzeros_ += values.size;
     parts_.push_back(p);
@@ -343,7 +343,7 @@ class Vectors final : public Op {
       bytes_ += values.size * 2;
     } else {
       m_.index = nullptr, m_.starts = nullptr;
-      demand(values.size == m_.rows * m_.columns, "a matrix has another size");
+      demand(Checked(m_.rows) * m_.columns == values.size, "a matrix has another size");
     }
     m_.scales = nullptr;
     if (m_.kind == Values::i8) {

@@ -161,8 +161,9 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 Program::Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels)
     : arena_(arena), state_(state), slots_(std::move(slots)), threads_(threads), kernels_(kernels) {
-  demand(arena >= 0 && arena < (int64_t(1) << 34) && state >= 0 && state < (int64_t(1) << 34), "an impossible amount of memory");
+  demand(arena >= 0 && arena < kMostFloats && state >= 0 && state < kMostFloats, "an impossible amount of memory");
   demand(threads >= 1 && threads <= 256, "an impossible number of threads");
+  for (int64_t n : slots_) demand(n >= 0 && n < kMostFloats, "an impossible amount of memory");
 }
 
 int64_t Program::constant(Array a) {
@@ -176,7 +177,7 @@ const Array& Program::array(int64_t id, const char* types) const {
   return constants_[id];
 }
 
-void Program::inside(const Tensor& t, int64_t low, int64_t high) const {
+void Program::inside(const Tensor& t, Checked low, Checked high) const {
   int64_t size = 0;
   if (t.space == Space::arena) size = arena_;
   else if (t.space == Space::state) size = state_;
@@ -184,19 +185,20 @@ void Program::inside(const Tensor& t, int64_t low, int64_t high) const {
     demand(t.id >= 0 && t.id < int64_t(slots_.size()), "an operation names an input or output that is not there");
     size = slots_[t.id];
   } else size = array(t.id, "f").size;
-  demand(t.offset >= 0 && t.offset + low >= 0 && t.offset + high <= size && low <= high, "an operation reaches outside of its memory");
+  demand(t.offset >= 0 && t.offset <= size && low <= high && low + t.offset >= 0 && high + t.offset <= size,
+         "an operation reaches outside of its memory");
 }
 
 void Program::inside(const Tensor& t) const {
-  int64_t low = 0, high = 1;
+  Checked low = 0, high = 1, elements = 1;
   demand(t.rank >= 0 && t.rank <= kMostDims, "a tensor has too many dimensions");
   for (int d = 0; d < t.rank; d++) {
-    demand(t.shape[d] > 0 && t.shape[d] < (int64_t(1) << 34), "a tensor has an impossible size");
-    demand(t.stride[d] > -(int64_t(1) << 28) && t.stride[d] < (int64_t(1) << 34), "a tensor has an impossible stride");
-    int64_t reach = 0;
-    demand(!__builtin_mul_overflow(t.shape[d] - 1, t.stride[d], &reach) && reach < (int64_t(1) << 40) && reach > -(int64_t(1) << 40),
-           "a tensor is impossibly large");
-    (reach < 0 ? low : high) += reach;
+    demand(t.shape[d] > 0 && t.shape[d] < kMostFloats, "a tensor has an impossible size");
+    demand(t.stride[d] > -(int64_t(1) << 28) && t.stride[d] < kMostFloats, "a tensor has an impossible stride");
+    Checked reach = Checked(t.shape[d] - 1) * t.stride[d];
+    elements = elements * t.shape[d];  // more than there are floats where a stride is 0
+    demand(elements < kMostElements && reach < kMostElements && reach > -kMostElements, "a tensor is impossibly large");
+    (reach < 0 ? low : high) = (reach < 0 ? low : high) + reach;
   }
   inside(t, low, high);
 }

@@ -5,21 +5,18 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "kernels.h"
 
 namespace secateur {
 
 constexpr int kMostDims = 8;
+constexpr int64_t kMostFloats = int64_t(1) << 34;    // of an arena, a state, an input or output
+constexpr int64_t kMostElements = int64_t(1) << 40;  // of a tensor, repeated ones counted
 constexpr int64_t kGuard = 1024;  // floats before and after an arena: kernels write whole registers
-
-struct Refused : std::runtime_error {  // a program that would read or write where it must not, or makes no sense
-  using std::runtime_error::runtime_error;
-};
-void demand(bool truth, const char* what);
 
 enum class Space : int { arena, constant, slot, state };
 
@@ -92,7 +89,8 @@ class Program {
 
   const Array& array(int64_t id, const char* types) const;
   // The range [low, high) of floats from t's offset that an operation touches must lie inside.
-  void inside(const Tensor& t, int64_t low, int64_t high) const;
+  void inside(const Tensor& t, Checked low, Checked high) const;
+  // The whole tensor must; afterwards no product of its sizes, nor of a size and its stride, wraps around.
   void inside(const Tensor& t) const;
   std::string choice(size_t op) const { return ops_.at(op)->choice(); }
   int64_t bytes(size_t op) const { return ops_.at(op)->bytes(); }

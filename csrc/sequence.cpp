@@ -136,7 +136,7 @@ class Recurrent final : public Op {
     if (a.integer(2)) {
       set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
     } else {
-      demand(values.size == gates * hidden_, "a matrix has another size");
+      demand(Checked(gates) * hidden_ == values.size, "a matrix has another size");
     }
   }
   bool parallel() const override { return batch_ > 1; }

@@ -56,9 +56,9 @@ class Border final : public Op {
     demand_planes(y_);
     demand(lead_ >= 0 && tail_ >= 0 && rows_ >= y_.shape[2] && y_.stride[2] >= y_.shape[3] && rows_ < (1 << 24), "an impossible border");
     demand(y_.shape[0] == 1 || y_.stride[0] == rows_ * y_.stride[2], "images do not follow each other");
-    int64_t last = (y_.shape[1] - 1) * y_.stride[1] + y_.shape[0] * rows_ * y_.stride[2];
-    demand(lead_ + tail_ + y_.shape[0] * rows_ * y_.stride[2] <= y_.stride[1] || y_.shape[1] == 1, "channels lie too close together");
-    program.inside(y_, -lead_, last + tail_);
+    Checked images = Checked(y_.shape[0]) * rows_ * y_.stride[2] + tail_;
+    demand(y_.shape[1] == 1 || images + lead_ <= y_.stride[1], "channels lie too close together");
+    program.inside(y_, -lead_, Checked(y_.shape[1] - 1) * y_.stride[1] + images);
   }
   void run(const Context& c) const override {
     int64_t from, to, pitch = y_.stride[2], width = y_.shape[3], gap = pitch - width;
@@ -91,18 +91,18 @@ class DepthwiseOp final : public Op {
           int32_t(y_.shape[2]), int32_t(y_.shape[3]), y_.stride[2], 0};
     demand(d_.height > 0 && d_.width > 0 && d_.stride > 0 && x_.stride[2] > 0, "an impossible kernel size");
     const Array &w = program.array(a.arrays.at(0), "f"), &b = program.array(a.arrays.at(1), "f");
-    demand(w.size == y_.shape[1] * d_.height * d_.width && b.size == y_.shape[1], "a depthwise convolution has another number of weights");
+    demand(Checked(y_.shape[1]) * d_.height * d_.width == w.size && b.size == y_.shape[1], "a depthwise convolution has another number of weights");
     weights_ = static_cast<const float*>(w.data), bias_ = static_cast<const float*>(b.data);
-    int64_t first = -top_ * d_.pitch - left_;
-    int64_t more = int64_t(d_.height - 1) * d_.dilation_y * d_.pitch + int64_t(d_.width - 1) * d_.dilation_x;
-    int64_t images = (x_.shape[0] - 1) * x_.stride[0] + (x_.shape[1] - 1) * x_.stride[1];
+    Checked first = Checked(-top_) * d_.pitch - left_, channels = Checked(x_.shape[1] - 1) * x_.stride[1];
+    Checked end = first + Checked(d_.height - 1) * d_.dilation_y * d_.pitch + Checked(d_.width - 1) * d_.dilation_x + channels;
     if (d_.stride == 1) {
       demand(d_.pitch == d_.out_pitch && (x_.shape[0] == 1 || x_.stride[0] == y_.stride[0]), "a depthwise convolution needs equal pitches");
       d_.span = (y_.shape[0] - 1) * y_.stride[0] + (y_.shape[2] - 1) * d_.pitch + y_.shape[3];
       demand((d_.span + 15) / 16 * 16 <= y_.stride[1] || y_.shape[1] == 1, "channels lie too close together");
-      program.inside(x_, first, first + more + (x_.shape[1] - 1) * x_.stride[1] + d_.span);
+      program.inside(x_, first, end + d_.span);
     } else {
-      program.inside(x_, first, first + more + images + (y_.shape[2] - 1) * d_.stride * d_.pitch + (y_.shape[3] - 1) * d_.stride + 1);
+      Checked rows = Checked(y_.shape[2] - 1) * d_.stride * d_.pitch, columns = Checked(y_.shape[3] - 1) * d_.stride;
+      program.inside(x_, first, end + Checked(x_.shape[0] - 1) * x_.stride[0] + rows + columns + 1);
     }
   }
   void run(const Context& c) const override {

@@ -403,7 +403,7 @@ class Lookup final : public Op {
  public:
   Lookup(const Program& program, const Args& a) : ids_(a.tensor(0)), y_(a.tensor(1)), rows_(a.integer(0)) {
     const Array& table = program.array(a.arrays.at(0), "f");
-    demand(y_.rank == ids_.rank + 1 && rows_ > 0 && table.size == rows_ * y_.shape[y_.rank - 1], "a table has another size");
+    demand(y_.rank == ids_.rank + 1 && rows_ > 0 && Checked(rows_) * y_.shape[y_.rank - 1] == table.size, "a table has another size");
     table_ = static_cast<const float*>(table.data);
     Tensor ys = y_;
     ys.rank = ids_.rank;

@@ -1,0 +1,125 @@
+"""Programs that were written to do harm: each is one change away from one that runs, and each is refused when it is loaded."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import secateur_engine
+
+pytestmark = pytest.mark.skipif(not secateur_engine.available(), reason="the compiled engine is missing")
+ARENA, CONSTANT, SLOT, STATE = range(4)
+ROOM = 4096
+EDGE = 1 << 63
+
+
+def tensor(shape, strides=None, offset=64, space=ARENA, number=0):
+    if strides is None:
+        strides = [int(np.prod(shape[d + 1 :], dtype=int)) for d in range(len(shape))]
+    return [space, number, offset, list(shape), list(strides)]
+
+
+def floats(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def whole(*numbers):
+    return np.array(numbers, np.int32)
+
+
+def planes(offset, channels=2, height=4, width=8):
+    return tensor([1, channels, height, width], [64 * channels, 64, 8, 1], offset)
+
+
+LIMITS = ["-inf", "inf"]
+# kind: tensors, which of them are written, integers, numbers, arrays
+STEPS = {
+    "copy": ([tensor([8]), tensor([8], offset=512)], [1], [], [], []),
+    "unary": ([tensor([8]), tensor([8], offset=512)], [1], [5], [0, 0], []),
+    "binary": ([tensor([8]), tensor([8]), tensor([8], offset=512)], [2], [0], LIMITS, []),
+    "where": ([tensor([8]), tensor([8]), tensor([8]), tensor([8], offset=512)], [3], [], [], []),
+    "reduce": ([tensor([4, 8]), tensor([4, 8], [1, 0], 512)], [1], [0], [], []),
+    "norm": ([tensor([4, 8]), tensor([4, 8], offset=512)], [1], [1, 0, 0], [1e-5], []),
+    "softmax": ([tensor([4, 8]), tensor([4, 8], offset=512)], [1], [], [], []),
+    "group_norm": ([tensor([1, 4, 8]), tensor([1, 4, 8], offset=512)], [1], [2, 0], [1e-5], []),
+    "lookup": ([tensor([4]), tensor([4, 8], offset=512)], [1], [5], [], [floats(40)]),
+    "matmul": ([tensor([1, 2, 4]), tensor([1, 4, 8]), tensor([1, 2, 8], offset=512)], [2], [], [], []),
+    "product": (
+        [tensor([4, 16]), tensor([2, 16], offset=512)], [1], [0, 0, 0, 0, 0, 0, 1, 0, 2, 0], [*LIMITS, 0, 0],
+        [floats(2), whole(0, 1, 2, 3), whole(0, 0, 0, 0), floats(8)],
+    ),
+    "vectors": ([tensor([1, 4]), tensor([1, 2], offset=512)], [1], [0, 0, 0], [0, 0], [floats(2), floats(8)]),
+    "phases": ([planes(64), planes(512, 8, 2, 4)], [1], [2, 2], [], []),
+    "border": ([planes(64)], [0], [16, 16, 4], [], []),
+    "depthwise": ([planes(64), planes(512)], [1], [3, 3, 1, 1, 1, 1, 1], LIMITS, [floats(18), floats(2)]),
+    "pool": ([planes(64), planes(512, 2, 2, 4)], [1], [2, 2, 2, 2, 0, 0, 1, 1, 1, 0, 0], [], []),
+    "resample": ([planes(64), planes(512)], [1], [1], [], [whole(*[0] * 32), whole(*[0] * 32)]),
+    "attention": ([*[tensor([1, 1, 2, 4])] * 3, tensor([1, 1, 2, 4], offset=512)], [3], [0, 0], [1.0], []),
+    "append": ([tensor([1, 1, 2, 4]), tensor([1, 1, 4, 4], offset=0, space=STATE)], [1], [], [], []),
+    "recurrent": (
+        [tensor([3, 1, 8]), tensor([3, 1, 2], offset=512), *[tensor([1, 2], offset=64 * k) for k in range(9, 13)]],
+        [1, 4, 5], [1, 0, 0, 0], [], [floats(8), floats(16)],
+    ),
+}  # fmt: skip
+
+
+def loaded(path, kind, tensors, ints, numbers, arrays, arena=ROOM, slot=64):
+    text = {"shape": [slot], "dtype": "float32", "split": False}
+    step = [kind, tensors, ints, numbers, list(range(len(arrays)))]
+    program = {"size": 1, "arena": arena, "state": 64, "inputs": [text], "outputs": [text], "steps": [step]}
+    document = {"programs": [program], "cache": 8}
+    secateur_engine.write(path, document, [*arrays, floats(ROOM)])
+    return secateur_engine.load(path)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_every_operation_runs_as_it_is_meant(kind, tmp_path):
+    tensors, _, *rest = STEPS[kind]
+    model = loaded(tmp_path / "good.sc", kind, tensors, *rest)
+    assert model.run([floats(64)], np.zeros(64 + 2048, np.float32), 0).shape == (64,)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("offset", [EDGE - 1, EDGE - 8, EDGE - 64, -1, ROOM])
+def test_an_offset_lies_in_the_memory(kind, offset, tmp_path):
+    tensors, _, *rest = copy.deepcopy(STEPS[kind])
+    for one in tensors:
+        one[2] = offset
+    with pytest.raises(secateur_engine.BadFile, match="outside of its memory"):
+        loaded(tmp_path / "hostile.sc", kind, tensors, *rest)
+
+
+HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of others; the arena; what is said
+    "a first row that wraps": ("product", {}, {6: 1, 7: EDGE - 1}, {}, ROOM, "64 bits"),
+    "a first row that wraps, blocks": ("product", {}, {6: 2, 7: EDGE - 2, 8: 1}, {}, ROOM, "64 bits"),
+    "groups that wrap": ("product", {}, {6: 4, 8: 1 << 62}, {}, ROOM, "64 bits"),
+    "rows after the last": ("product", {}, {6: 1, 7: 1}, {}, ROOM, "rows that are not there"),
+    "a table that wraps": ("lookup", {1: tensor([4, 4], offset=512)}, {0: (1 << 62) + 10}, {}, ROOM, "64 bits"),
+    "strides that wrap": (
+        "depthwise",
+        {0: tensor([1, 2, 1, 8], [1, 64, 1 << 33, 1]), 1: tensor([1, 2, 1 << 30, 8], [1, 64, 0, 1], 512)},
+        {2: 2, 3: 0, 4: 0}, {}, ROOM, "64 bits",
+    ),
+    "zeros that wrap": ("border", {0: tensor([1, 1, 4, 8], [64, 64, 8, 1])}, {1: EDGE - 1}, {}, ROOM, "64 bits"),
+    "zeros before that wrap": ("border", {}, {0: EDGE - 1}, {}, ROOM, "64 bits"),
+    "more elements than numbers": ("copy", {k: tensor([1 << 33] * 2, [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "64 bits"),
+    "more elements than memory": ("copy", {k: tensor([1 << 21] * 2, [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "impossibly large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_numbers_that_do_not_fit_are_refused(what, tmp_path):
+    kind, *changes, arena, said = HOSTILE[what]
+    tensors, _, ints, numbers, arrays = copy.deepcopy(STEPS[kind])
+    for change, row in zip(changes, (tensors, ints, arrays), strict=True):
+        for place, value in change.items():
+            row[place] = value
+    with pytest.raises(secateur_engine.BadFile, match=said):
+        loaded(tmp_path / "hostile.sc", kind, tensors, ints, numbers, arrays, arena)
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 34, 1 << 62])
+def test_inputs_have_possible_sizes(size, tmp_path):
+    tensors, _, *rest = STEPS["copy"]
+    with pytest.raises(secateur_engine.BadFile, match="impossible amount of memory"):
+        loaded(tmp_path / "hostile.sc", "copy", tensors, *rest, slot=size)
