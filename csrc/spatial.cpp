@@ -86,6 +86,10 @@ class DepthwiseOp final : public Op {
   DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1], "a depthwise convolution keeps its channels");
+    demand(x_.space == Space::arena && y_.space == Space::arena, "a depthwise convolution needs the arena");  // whole registers
+    for (const Tensor* t : {&x_, &y_})
+      for (int d = 0; d < 3; d++) demand(t->shape[d] == 1 || t->stride[d] > 0, "planes run backwards");
+    demand(y_.shape[2] <= INT32_MAX && y_.shape[3] <= INT32_MAX, "planes are too large for a depthwise convolution");
     for (size_t k = 0; k < 7; k++) demand(a.integer(k) >= 0 && a.integer(k) < 4096, "an impossible kernel size");
     d_ = {x_.stride[2], int32_t(a.integer(0)), int32_t(a.integer(1)), int32_t(a.integer(2)), int32_t(a.integer(5)), int32_t(a.integer(6)),
           int32_t(y_.shape[2]), int32_t(y_.shape[3]), y_.stride[2], 0};

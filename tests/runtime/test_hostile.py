@@ -97,8 +97,20 @@ HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of 
     "a table that wraps": ("lookup", {1: tensor([4, 4], offset=512)}, {0: (1 << 62) + 10}, {}, ROOM, "64 bits"),
     "strides that wrap": (
         "depthwise",
-        {0: tensor([1, 2, 1, 8], [1, 64, 1 << 33, 1]), 1: tensor([1, 2, 1 << 30, 8], [1, 64, 0, 1], 512)},
-        {2: 2, 3: 0, 4: 0}, {}, ROOM, "64 bits",
+        {0: tensor([1, 2, 1, 8], [1, 64, 1 << 33, 1]), 1: tensor([1, 2, 1 << 29, 8], [1, 1 << 32, 8, 1], 512)},
+        {2: 1 << 11, 3: 0, 4: 0}, {}, 1 << 33 | 1 << 20, "64 bits",
+    ),
+    "planes read from an input": ("depthwise", {0: tensor([1, 2, 2, 8], [32, 16, 8, 1], 16, SLOT)}, {}, {}, ROOM, "the arena"),
+    "planes written to an output": ("depthwise", {1: tensor([1, 2, 2, 8], [32, 16, 8, 1], 0, SLOT, 1)}, {}, {}, ROOM, "the arena"),
+    "channels that run backwards": ("depthwise", {0: tensor([1, 2, 4, 8], [128, -64, 8, 1], 128)}, {}, {}, ROOM, "backwards"),
+    "images that run backwards": (
+        "depthwise",
+        {0: tensor([2, 2, 4, 8], [-256, 64, 8, 1], 512), 1: tensor([2, 2, 4, 8], [-256, 64, 8, 1], 1024)},
+        {}, {}, ROOM, "backwards",
+    ),
+    "planes of more columns than 32 bits count": (
+        "depthwise", {0: tensor([1, 1, 4, 8]), 1: tensor([1, 1, 1, 1 << 31], offset=512)}, {}, {0: floats(9), 1: floats(1)}, 1 << 32,
+        "planes are too large",
     ),
     "zeros that wrap": ("border", {0: tensor([1, 1, 4, 8], [64, 64, 8, 1])}, {1: EDGE - 1}, {}, ROOM, "64 bits"),
     "zeros before that wrap": ("border", {}, {0: EDGE - 1}, {}, ROOM, "64 bits"),
