@@ -51,6 +51,8 @@ class Product final : public Op {
   void lay_blocks(const Part& part, Laid& to, int64_t stride, int share, int shares) const;
   Choice usual(const Program& program) const;
   int64_t in_block(int64_t column) const { return channel_[column] / choice_.block; }
+  bool fits(int64_t stride) const { return (Checked(channels_ - 1) * stride + reach_) * 4 <= INT32_MAX; }  // every offset below
+  bool fits_packed() const { return fits(kMostVectors * 16 + (reach_ + 15) / 16 * 16); }
   int32_t offset(int64_t column, int64_t stride) const { return int32_t((channel_[column] * stride + shift_[column]) * 4); }
   void block(const Context& c, int share, int64_t from, int64_t vectors) const;
 
@@ -86,6 +88,7 @@ Product::Product(const Program& program, const Args& a)
               &shift = program.array(a.arrays.at(2), "i");
   columns_ = channel.size;
   demand(bias.size == rows_ && shift.size == columns_, "a product's arrays do not match");
+  demand(rows_ <= INT32_MAX && columns_ <= INT32_MAX, "a product has more rows or columns than 32 bits count");
   bias_ = static_cast<const float*>(bias.data);
   channel_ = static_cast<const int32_t*>(channel.data);
   const int32_t* shifts = static_cast<const int32_t*>(shift.data);
@@ -94,7 +97,7 @@ Product::Product(const Program& program, const Args& a)
   ending_ = {bias_, nullptr, has_residual_ ? residual_.stride[0] : 0, a.number(0), a.number(1), true, true, Act(act), a.number(2), a.number(3)};
 
   int64_t least = 0, most = 0;
-  demand(x_stride_ > 0 && channels_ * x_stride_ < (int64_t(1) << 29), "activations are too large for 32-bit offsets");
+  demand(x_stride_ > 0, "channels run backwards");
   for (int64_t k = 0; k < columns_; k++) {
     demand(channel_[k] >= 0 && channel_[k] < channels_ && std::abs(int64_t(shifts[k])) < (1 << 24), "a column reads outside of its input");
     least = std::min<int64_t>(least, shifts[k]), most = std::max<int64_t>(most, shifts[k]);
@@ -155,7 +158,7 @@ Choice Product::usual(const Program& program) const {
     int64_t panel = (int64_t(c.vectors) * width + reach_) * 4, block = 64;
     while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < 20)) block *= 2;
     if (block < channels_) c.block = int(block);
-    c.pack = reach_ > 0 ? rows_ >= 64 : double(rows_) * density > 90;  // a copy pays if every channel is read often
+    c.pack = fits_packed() && (reach_ > 0 ? rows_ >= 64 : double(rows_) * density > 90);  // a copy pays if every channel is read often
   }
   int64_t pieces = (registers + c.vectors - 1) / c.vectors;
   c.split = program.threads() > 1 && pieces < 2 * program.threads();
@@ -176,7 +179,7 @@ std::vector<std::vector<int>> Product::choices(int threads) const {
   for (int block : {1 << 30, 64, 128, 256}) {
     if (block != 1 << 30 && block >= channels_) continue;
     for (auto form : forms)
-      for (int pack = 0; pack < 2; pack++)
+      for (int pack = 0; pack < (fits_packed() ? 2 : 1); pack++)
         for (int split = 0; split < (threads > 1 ? 2 : 1); split++) all.push_back({form.first, form.second, block, pack, split});
   }
   return all;
@@ -214,6 +217,7 @@ void Product::lay(const Program& program) {
     one.vectors = tightest;
     int64_t panel = tightest * k->width + (reach_ + 15) / 16 * 16;
     int64_t stride = choice_.pack ? panel : x_stride_;
+    demand(fits(stride), "activations are too large for 32-bit offsets");
     one.groups.resize(size_t(shares_) * blocks_);
     for (int s = 0; s < shares_; s++) parts_[i].height == 1 ? lay_rows(parts_[i], one, stride, s, shares_) : lay_blocks(parts_[i], one, stride, s, shares_);
   }

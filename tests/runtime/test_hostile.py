@@ -94,6 +94,15 @@ HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of 
     "a first row that wraps, blocks": ("product", {}, {6: 2, 7: EDGE - 2, 8: 1}, {}, ROOM, "64 bits"),
     "groups that wrap": ("product", {}, {6: 4, 8: 1 << 62}, {}, ROOM, "64 bits"),
     "rows after the last": ("product", {}, {6: 1, 7: 1}, {}, ROOM, "rows that are not there"),
+    "byte offsets that wrap": ("product", {0: tensor([4, 16], [1 << 28, 1])}, {}, {}, 1 << 30, "32-bit offsets"),
+    "byte offsets that wrap with their shifts": (
+        "product", {0: tensor([64, 16], [(1 << 23) - 1, 1], 1 << 24)}, {}, {2: whole(0, -(1 << 24) + 1, (1 << 24) - 1, 0)}, 1 << 30,
+        "32-bit offsets",
+    ),
+    "byte offsets that wrap in a packed copy": (
+        "product", {0: tensor([256, 16], [16, 1], 1 << 24)}, {1: 1, 2: 1, 3: 1 << 30, 4: 1},
+        {2: whole(0, -(1 << 24) + 1, (1 << 24) - 1, 0)}, 1 << 26, "32-bit offsets",
+    ),
     "a table that wraps": ("lookup", {1: tensor([4, 4], offset=512)}, {0: (1 << 62) + 10}, {}, ROOM, "64 bits"),
     "strides that wrap": (
         "depthwise",
