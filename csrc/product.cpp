@@ -56,7 +56,8 @@ class Product final : public Op {
   int32_t offset(int64_t column, int64_t stride) const { return int32_t((channel_[column] * stride + shift_[column]) * 4); }
   void block(const Context& c, int share, int64_t from, int64_t vectors) const;
 
-  Tensor x_, y_, residual_;
+  Tensor x_, residual_;
+  Output y_;
   bool has_residual_;
   int64_t rows_, columns_, channels_, positions_, x_stride_, y_stride_, reach_ = 0, back_ = 0;
   const float* bias_;
@@ -74,7 +75,7 @@ class Product final : public Op {
 // (height, first row, groups, has columns); numbers: low, high, a, b; arrays: bias, channel of each column, shift of each column,
 // then (starts, index, values) or (values) of the parts.
 Product::Product(const Program& program, const Args& a)
-    : x_(a.tensor(0)), y_(a.tensor(1)), has_residual_(a.tensors.size() > 2) {
+    : x_(a.tensor(0)), y_(a.output(1)), has_residual_(a.tensors.size() > 2) {
   demand(x_.rank == 2 && y_.rank == 2 && x_.space == Space::arena && y_.space == Space::arena, "a product needs two matrices");
   demand(x_.stride[1] == 1 && y_.stride[1] == 1, "a product needs neighbouring positions");
   channels_ = x_.shape[0], x_stride_ = x_.stride[0];
@@ -330,7 +331,7 @@ void Product::run(const Context& c) const {
 // ints: kind of values, sparse, act; numbers: a, b; arrays: bias, values, [starts, index], [scales].
 class Vectors final : public Op {
  public:
-  Vectors(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), act_(Act(a.integer(2))), a_(a.number(0)), b_(a.number(1)) {
+  Vectors(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), act_(Act(a.integer(2))), a_(a.number(0)), b_(a.number(1)) {
     demand(x_.rank == 2 && y_.rank == 2 && x_.shape[0] == y_.shape[0], "a product needs two matrices");
     demand((x_.stride[1] == 1 || x_.shape[1] == 1) && (y_.stride[1] == 1 || y_.shape[1] == 1), "a vector has gaps");
     demand(a.integer(2) >= 0 && a.integer(2) < int64_t(Act::last) && a.integer(0) >= 0 && a.integer(0) < 3, "an unknown activation or type");
@@ -379,7 +380,8 @@ class Vectors final : public Op {
   int64_t bytes() const override { return bytes_; }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Gemv m_;
   Act act_;
   float a_, b_;

@@ -39,12 +39,21 @@ const Tensor& Args::tensor(size_t k) const {
   return tensors[k];
 }
 
-float* Context::at(const Tensor& t) const {
+Output Args::output(size_t k) const {
+  demand(tensor(k).space != Space::constant, "a constant cannot be written");
+  return {tensor(k)};
+}
+
+const float* Context::at(const Tensor& t) const {
+  if (t.space == Space::constant) return static_cast<const float*>((*constants)[t.id].data) + t.offset;
+  return at(Output{t});
+}
+
+float* Context::at(const Output& t) const {
   switch (t.space) {
     case Space::arena: return arena + t.offset;
     case Space::state: return state + t.offset;
-    case Space::slot: return slots[t.id] + t.offset;
-    default: return const_cast<float*>(static_cast<const float*>((*constants)[t.id].data)) + t.offset;
+    default: return slots[t.id] + t.offset;
   }
 }
 
@@ -308,7 +317,7 @@ std::vector<int> Program::tune(size_t op, int rounds) {
   return best;
 }
 
-Walk::Walk(std::initializer_list<const Tensor*> tensors) : operands(int(tensors.size())) {
+Walk::Walk(Tensors tensors) : operands(int(tensors.size())) {
   const Tensor* t[4] = {};
   int count = 0;
   for (const Tensor* one : tensors) t[count++] = one;

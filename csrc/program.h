@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -29,6 +30,10 @@ struct Tensor {  // sizes and strides in floats
   int64_t numel() const;
 };
 
+struct Output : Tensor {};  // one that is written: no constant, which other programs share and which may be a mapped file
+
+using Tensors = std::initializer_list<const Tensor*>;
+
 struct Array {  // a constant of the file; the memory belongs to somebody else
   const void* data = nullptr;
   int64_t size = 0;  // elements
@@ -51,7 +56,8 @@ struct Context {
   std::vector<float>* scratch;
   const std::function<void(int64_t)>* outside;  // what runs elsewhere, on slots
 
-  float* at(const Tensor& t) const;
+  const float* at(const Tensor& t) const;
+  float* at(const Output& t) const;
   float* floats(int64_t n) const;  // scratch of this thread
   void share(int64_t total, int64_t& from, int64_t& to, int64_t grain = 1) const;
 };
@@ -64,6 +70,7 @@ struct Args {  // what an operation is made of; read with checks
   int64_t integer(size_t k) const;
   float number(size_t k) const;
   const Tensor& tensor(size_t k) const;
+  Output output(size_t k) const;
 };
 
 class Program;
@@ -95,7 +102,6 @@ class Program {
   std::string choice(size_t op) const { return ops_.at(op)->choice(); }
   int64_t bytes(size_t op) const { return ops_.at(op)->bytes(); }
   size_t size() const { return ops_.size(); }
-  int64_t arena_size() const { return arena_; }
   int64_t state_size() const { return state_; }
   const std::vector<int64_t>& slots() const { return slots_; }
   int threads() const { return threads_; }
@@ -135,7 +141,7 @@ struct Walk {
   int rank = 0, operands = 0;
   int64_t shape[kMostDims] = {}, stride[4][kMostDims] = {};
   Walk() = default;
-  Walk(std::initializer_list<const Tensor*> tensors);
+  Walk(Tensors tensors);
   int64_t outer() const;  // how many runs of the innermost dimension
   void at(int64_t index, int64_t* offsets) const;
   int64_t inner() const { return rank ? shape[rank - 1] : 1; }

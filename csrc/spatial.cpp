@@ -18,7 +18,7 @@ void demand_planes(const Tensor& t) {
 // ints: sy, sx. What lies beyond x is zero.
 class Phases final : public Op {
  public:
-  Phases(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), sy_(a.integer(0)), sx_(a.integer(1)) {
+  Phases(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), sy_(a.integer(0)), sx_(a.integer(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(sy_ > 0 && sx_ > 0 && sy_ < 64 && sx_ < 64 && x_.shape[0] == y_.shape[0] && x_.shape[1] * sy_ * sx_ == y_.shape[1], "phases do not match");
   }
@@ -44,7 +44,8 @@ class Phases final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t sy_, sx_;
 };
 
@@ -52,7 +53,7 @@ class Phases final : public Op {
 // tensors: y [N, C, H, W]; ints: lead, tail, rows from image to image.
 class Border final : public Op {
  public:
-  Border(const Program& program, const Args& a) : y_(a.tensor(0)), lead_(a.integer(0)), tail_(a.integer(1)), rows_(a.integer(2)) {
+  Border(const Program& program, const Args& a) : y_(a.output(0)), lead_(a.integer(0)), tail_(a.integer(1)), rows_(a.integer(2)) {
     demand_planes(y_);
     demand(lead_ >= 0 && tail_ >= 0 && rows_ >= y_.shape[2] && y_.stride[2] >= y_.shape[3] && rows_ < (1 << 24), "an impossible border");
     demand(y_.shape[0] == 1 || y_.stride[0] == rows_ * y_.stride[2], "images do not follow each other");
@@ -76,18 +77,18 @@ class Border final : public Op {
   }
 
  private:
-  Tensor y_;
+  Output y_;
   int64_t lead_, tail_, rows_;
 };
 
 // tensors: x, y; ints: kernel h, w, stride, pad top, left, dilation y, x; numbers: low, high; arrays: weights, bias.
 class DepthwiseOp final : public Op {
  public:
-  DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
+  DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1], "a depthwise convolution keeps its channels");
     demand(x_.space == Space::arena && y_.space == Space::arena, "a depthwise convolution needs the arena");  // whole registers
-    for (const Tensor* t : {&x_, &y_})
+    for (const Tensor* t : Tensors{&x_, &y_})
       for (int d = 0; d < 3; d++) demand(t->shape[d] == 1 || t->stride[d] > 0, "planes run backwards");
     demand(y_.shape[2] <= INT32_MAX && y_.shape[3] <= INT32_MAX, "planes are too large for a depthwise convolution");
     for (size_t k = 0; k < 7; k++) demand(a.integer(k) >= 0 && a.integer(k) < 4096, "an impossible kernel size");
@@ -120,7 +121,8 @@ class DepthwiseOp final : public Op {
   std::string choice() const override { return "depthwise"; }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t top_, left_;
   float low_, high_;
   Depthwise d_;
@@ -130,7 +132,7 @@ class DepthwiseOp final : public Op {
 // tensors: x, y; ints: kernel h, w, stride y, x, pad y, x, dilation y, x, is max, counts padding, divisor (0: the window).
 class Pool final : public Op {
  public:
-  Pool(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)) {
+  Pool(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1] && a.ints.size() == 11, "pooling keeps channels");
     for (int k = 0; k < 11; k++) {
@@ -186,7 +188,8 @@ class Pool final : public Op {
       }
     }
   }
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   std::array<int64_t, 11> p_;
 };
 
@@ -194,7 +197,7 @@ class Pool final : public Op {
 // tensors: x, y; ints: how many; arrays: row of x, column of x (both [many, H', W']; row -1: zero), [weights, the same shape].
 class Resample final : public Op {
  public:
-  Resample(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), many_(a.integer(0)) {
+  Resample(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), many_(a.integer(0)) {
     demand_planes(x_), demand_planes(y_);
     pixels_ = y_.shape[2] * y_.shape[3];
     const Array &rows = program.array(a.arrays.at(0), "i"), &columns = program.array(a.arrays.at(1), "i");
@@ -233,7 +236,8 @@ class Resample final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t many_, pixels_;
   std::vector<int64_t> places_;
   const float* weights_;

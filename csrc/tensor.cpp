@@ -12,8 +12,7 @@ namespace {
 // tensors: x, y of one shape. Transposes go through tiles, so that both sides are read and written in whole cache lines.
 class Copy final : public Op {
  public:
-  Copy(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), walk_({&y_, &x_}) {
-    demand(y_.space != Space::constant, "a constant cannot be written");
+  Copy(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), walk_({&y_, &x_}) {
     for (int d = 0; d + 1 < walk_.rank; d++)
       if (walk_.stride[1][d] == 1 && walk_.step(1) != 1 && walk_.step(0) == 1) turned_ = d;
   }
@@ -59,7 +58,8 @@ class Copy final : public Op {
       }
     }
   }
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Walk walk_;
   int turned_ = -1;
 };
@@ -67,8 +67,8 @@ class Copy final : public Op {
 // tensors: x, y; ints: act; numbers: a, b.
 class Unary final : public Op {
  public:
-  Unary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), act_(Act(a.integer(0))), a_(a.number(0)), b_(a.number(1)), walk_({&y_, &x_}) {
-    demand(y_.space != Space::constant && a.integer(0) >= 0 && a.integer(0) < int64_t(Act::last), "an unknown activation");
+  Unary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), act_(Act(a.integer(0))), a_(a.number(0)), b_(a.number(1)), walk_({&y_, &x_}) {
+    demand(a.integer(0) >= 0 && a.integer(0) < int64_t(Act::last), "an unknown activation");
   }
   void run(const Context& c) const override {
     constexpr int64_t kPiece = 4096;
@@ -91,7 +91,8 @@ class Unary final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Act act_;
   float a_, b_;
   Walk walk_;
@@ -100,8 +101,8 @@ class Unary final : public Op {
 // tensors: x, y (already of out's shape, stride 0 where broadcast), out; ints: what; numbers: low, high (limits afterwards).
 class Binary final : public Op {
  public:
-  Binary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.tensor(2)), how_(Pair(a.integer(0))), low_(a.number(0)), high_(a.number(1)), walk_({&out_, &x_, &y_}) {
-    demand(out_.space != Space::constant && a.integer(0) >= 0 && a.integer(0) < int64_t(Pair::last), "an unknown operation on two tensors");
+  Binary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.output(2)), how_(Pair(a.integer(0))), low_(a.number(0)), high_(a.number(1)), walk_({&out_, &x_, &y_}) {
+    demand(a.integer(0) >= 0 && a.integer(0) < int64_t(Pair::last), "an unknown operation on two tensors");
     limited_ = low_ > -std::numeric_limits<float>::infinity() || high_ < std::numeric_limits<float>::infinity();
   }
   void run(const Context& c) const override {
@@ -131,7 +132,8 @@ class Binary final : public Op {
   }
 
  private:
-  Tensor x_, y_, out_;
+  Tensor x_, y_;
+  Output out_;
   Pair how_;
   float low_, high_;
   bool limited_;
@@ -141,9 +143,7 @@ class Binary final : public Op {
 // out = condition != 0 ? x : y. tensors: condition, x, y, out.
 class Where final : public Op {
  public:
-  Where(const Program&, const Args& a) : c_(a.tensor(0)), x_(a.tensor(1)), y_(a.tensor(2)), out_(a.tensor(3)), walk_({&out_, &c_, &x_, &y_}) {
-    demand(out_.space != Space::constant, "a constant cannot be written");
-  }
+  Where(const Program&, const Args& a) : c_(a.tensor(0)), x_(a.tensor(1)), y_(a.tensor(2)), out_(a.output(3)), walk_({&out_, &c_, &x_, &y_}) {}
   void run(const Context& c) const override {
     int64_t from, to, o[4];
     c.share(walk_.outer(), from, to);
@@ -156,7 +156,8 @@ class Where final : public Op {
   }
 
  private:
-  Tensor c_, x_, y_, out_;
+  Tensor c_, x_, y_;
+  Output out_;
   Walk walk_;
 };
 
@@ -164,8 +165,8 @@ class Where final : public Op {
 class Reduce final : public Op {
  public:
   Reduce(const Program&, const Args& a) : x_(a.tensor(0)), how_(a.integer(0)) {
-    Tensor y = a.tensor(1);
-    demand(y.space != Space::constant && y.rank == x_.rank && how_ >= 0 && how_ < 4, "an unknown reduction");
+    Output y = a.output(1);
+    demand(y.rank == x_.rank && how_ >= 0 && how_ < 4, "an unknown reduction");
     kept_y_ = y, kept_x_ = x_, gone_ = x_;
     kept_y_.rank = kept_x_.rank = gone_.rank = 0;
     for (int d = 0; d < x_.rank; d++) {
@@ -218,18 +219,20 @@ class Reduce final : public Op {
   }
 
  private:
-  Tensor x_, kept_y_, kept_x_, gone_;
+  Tensor x_, kept_x_, gone_;
+  Output kept_y_;
   int64_t how_;
 };
 
 // What Norm and Softmax share: the last dimension against all others.
 struct Lines {
-  Tensor x, y;
+  Tensor x;
+  Output y;
   Walk walk{};
   int64_t length, sx, sy;
   bool rows, columns;
-  Lines(const Tensor& x_, const Tensor& y_) : x(x_), y(y_) {
-    demand(x.rank == y.rank && x.rank > 0 && y.space != Space::constant, "shapes differ");
+  Lines(const Tensor& x_, const Output& y_) : x(x_), y(y_) {
+    demand(x.rank == y.rank && x.rank > 0, "shapes differ");
     int last = x.rank - 1;
     demand(x.shape[last] == y.shape[last], "shapes differ");
     length = x.shape[last], sx = x.stride[last], sy = y.stride[last];
@@ -282,7 +285,7 @@ struct Lines {
 // Layer norm and RMS norm over the last dimension. tensors: x, y; ints: centred, has weight, has bias; numbers: eps; arrays: [weight], [bias].
 class Norm final : public Op {
  public:
-  Norm(const Program& program, const Args& a) : lines_(a.tensor(0), a.tensor(1)), centred_(a.integer(0)), eps_(a.number(0)) {
+  Norm(const Program& program, const Args& a) : lines_(a.tensor(0), a.output(1)), centred_(a.integer(0)), eps_(a.number(0)) {
     size_t next = 0;
     for (int k = 0; k < 2; k++) {
       if (!a.integer(1 + k)) continue;
@@ -318,7 +321,7 @@ class Norm final : public Op {
 // tensors: x, y; softmax over the last dimension.
 class Softmax final : public Op {
  public:
-  Softmax(const Program&, const Args& a) : lines_(a.tensor(0), a.tensor(1)) {}
+  Softmax(const Program&, const Args& a) : lines_(a.tensor(0), a.output(1)) {}
   void run(const Context& c) const override {
     lines_.run(
         c, [&](const float* x, int64_t sx, float* y, int64_t sy, int64_t n) { c.k->softmax_columns(x, sx, lines_.length, y, sy, n); },
@@ -335,8 +338,8 @@ class Softmax final : public Op {
 // Group and instance norm. tensors: x, y [N, C, ...]; ints: groups, has weights; numbers: eps; arrays: [weight, bias].
 class GroupNorm final : public Op {
  public:
-  GroupNorm(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), groups_(a.integer(0)), eps_(a.number(0)) {
-    demand(x_.rank >= 2 && y_.rank == x_.rank && groups_ > 0 && x_.shape[1] % groups_ == 0 && y_.space != Space::constant, "groups do not divide channels");
+  GroupNorm(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), groups_(a.integer(0)), eps_(a.number(0)) {
+    demand(x_.rank >= 2 && y_.rank == x_.rank && groups_ > 0 && x_.shape[1] % groups_ == 0, "groups do not divide channels");
     for (int d = 0; d < x_.rank; d++) demand(x_.shape[d] == y_.shape[d], "shapes differ");
     if (a.integer(1)) {
       const Array &w = program.array(a.arrays.at(0), "f"), &b = program.array(a.arrays.at(1), "f");
@@ -392,7 +395,8 @@ class GroupNorm final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t groups_;
   float eps_;
   const float *weight_ = nullptr, *bias_ = nullptr;
@@ -401,7 +405,7 @@ class GroupNorm final : public Op {
 // tensors: ids (any shape), y (ids' shape + [width]); arrays: table; ints: rows.
 class Lookup final : public Op {
  public:
-  Lookup(const Program& program, const Args& a) : ids_(a.tensor(0)), y_(a.tensor(1)), rows_(a.integer(0)) {
+  Lookup(const Program& program, const Args& a) : ids_(a.tensor(0)), y_(a.output(1)), rows_(a.integer(0)) {
     const Array& table = program.array(a.arrays.at(0), "f");
     demand(y_.rank == ids_.rank + 1 && rows_ > 0 && Checked(rows_) * y_.shape[y_.rank - 1] == table.size, "a table has another size");
     table_ = static_cast<const float*>(table.data);
@@ -424,7 +428,8 @@ class Lookup final : public Op {
   }
 
  private:
-  Tensor ids_, y_;
+  Tensor ids_;
+  Output y_;
   int64_t rows_;
   const float* table_;
   Walk walk_{};
@@ -433,9 +438,9 @@ class Lookup final : public Op {
 // tensors: x [B, M, K], y [B, K, N], out [B, M, N] (stride 0 where broadcast).
 class Matmul final : public Op {
  public:
-  Matmul(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.tensor(2)) {
+  Matmul(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.output(2)) {
     demand(x_.rank == 3 && y_.rank == 3 && out_.rank == 3 && x_.shape[2] == y_.shape[1] && x_.shape[1] == out_.shape[1] &&
-               y_.shape[2] == out_.shape[2] && x_.shape[0] == out_.shape[0] && y_.shape[0] == out_.shape[0] && out_.space != Space::constant,
+               y_.shape[2] == out_.shape[2] && x_.shape[0] == out_.shape[0] && y_.shape[0] == out_.shape[0],
            "matrices do not match");
   }
   void run(const Context& c) const override {
@@ -462,7 +467,8 @@ class Matmul final : public Op {
   }
 
  private:
-  Tensor x_, y_, out_;
+  Tensor x_, y_;
+  Output out_;
 };
 
 // Work that is done elsewhere, between slots. ints: which.

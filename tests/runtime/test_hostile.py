@@ -89,6 +89,14 @@ def test_an_offset_lies_in_the_memory(kind, offset, tmp_path):
         loaded(tmp_path / "hostile.sc", kind, tensors, *rest)
 
 
+@pytest.mark.parametrize(("kind", "which"), [(kind, k) for kind, step in STEPS.items() for k in step[1]])
+def test_constants_are_not_written(kind, which, tmp_path):
+    tensors, _, ints, numbers, arrays = copy.deepcopy(STEPS[kind])
+    tensors[which][:2] = CONSTANT, len(arrays)  # the one that `loaded` adds
+    with pytest.raises(secateur_engine.BadFile, match="a constant cannot be written"):
+        loaded(tmp_path / "hostile.sc", kind, tensors, ints, numbers, arrays)
+
+
 HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of others; the arena; what is said
     "a first row that wraps": ("product", {}, {6: 1, 7: EDGE - 1}, {}, ROOM, "64 bits"),
     "a first row that wraps, blocks": ("product", {}, {6: 2, 7: EDGE - 2, 8: 1}, {}, ROOM, "64 bits"),
