@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -57,8 +58,9 @@ float* Context::at(const Output& t) const {
   }
 }
 
-float* Context::floats(int64_t n) const {
-  if (int64_t(scratch->size()) < n + 64) scratch->resize(n + 64);
+float* Context::floats(Checked n) const {
+  int64_t size = (n + 64).value();  // room to align
+  if (int64_t(scratch->size()) < size) scratch->resize(size);
   auto p = reinterpret_cast<uintptr_t>(scratch->data());
   return reinterpret_cast<float*>((p + 63) / 64 * 64);
 }
@@ -85,20 +87,40 @@ void Barrier::wait(int threads) {
 
 namespace {
 
+// The first error of the threads of one call, kept for the caller: none may leave a worker. After it, no thread begins anything,
+// but all still meet at the barriers.
+class Failure {
+ public:
+  template <class F>
+  void guard(F work) {
+    if (happened_.load(std::memory_order_relaxed)) return;
+    try {
+      work();
+    } catch (...) {
+      if (!happened_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+  void raise() const {  // when every thread is done
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic<bool> happened_{false};
+  std::exception_ptr error_;
+};
+
 // Threads that wait for work: awake for a moment after each piece, then asleep.
 class Pool {
  public:
   explicit Pool(int threads) : process_(getpid()) {
-    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { serve(t); });
-  }
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> guard(lock_);
-      closing_ = true;
+    try {
+      for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { serve(t); });
+    } catch (...) {  // the system gives no more threads
+      close();
+      throw;
     }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
   }
+  ~Pool() { close(); }
   void run(const std::function<void(int)>& work) {
     work_ = &work;
     left_.store(int(workers_.size()), std::memory_order_relaxed);
@@ -116,6 +138,14 @@ class Pool {
   bool of_this_process() const { return process_ == getpid(); }
 
  private:
+  void close() {
+    {
+      std::lock_guard<std::mutex> guard(lock_);
+      closing_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
   void serve(int t) {
     int done = 0;
     while (true) {
@@ -229,7 +259,9 @@ void Program::add(const std::string& kind, const Args& args) {
   Maker maker = maker_of(kind);
   if (!maker) throw Refused("there is no operation '" + kind.substr(0, 40) + "'");
   for (const Tensor& t : args.tensors) inside(t);
-  ops_.push_back(maker(*this, args));
+  std::unique_ptr<Op> op = maker(*this, args);
+  demand(op->scratch(*kernels_) <= kMostScratch, "an operation needs too much scratch");
+  ops_.push_back(std::move(op));
 }
 
 std::unique_ptr<float[]> Program::borrow() {
@@ -262,16 +294,17 @@ void Program::run_in(float* arena, float* const* slots, float* state, int64_t po
   Lease lease(threads_);
   int threads = lease.pool ? threads_ : 1;
   Barrier barrier;
+  Failure failure;
   std::function<void(int)> work = [&](int thread) {
     static thread_local std::vector<float> scratch;
     Context c{arena, state, slots, &constants_, kernels_, position, thread, threads, &scratch, outside};
     for (size_t k = 0; k < ops_.size(); k++) {
       double start = seconds ? now() : 0;
-      if (ops_[k]->parallel()) ops_[k]->run(c);
+      if (ops_[k]->parallel()) failure.guard([&] { ops_[k]->run(c); });
       else if (thread == 0) {
         Context alone = c;
         alone.threads = 1;
-        ops_[k]->run(alone);
+        failure.guard([&] { ops_[k]->run(alone); });
       }
       barrier.wait(threads);
       if (seconds && thread == 0) seconds[k] = now() - start;
@@ -279,6 +312,7 @@ void Program::run_in(float* arena, float* const* slots, float* state, int64_t po
   };
   if (lease.pool) lease.pool->run(work);
   else work(0);
+  failure.raise();
 }
 
 std::vector<int> Program::tune(size_t op, int rounds) {
@@ -299,13 +333,15 @@ std::vector<int> Program::tune(size_t op, int rounds) {
     for (int r = 0; r < rounds; r++) {
       Lease lease(threads_);
       int threads = lease.pool ? threads_ : 1;
+      Failure failure;
       std::function<void(int)> work = [&](int thread) {
         static thread_local std::vector<float> scratch;
-        one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr});
+        failure.guard([&] { one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr}); });
       };
       double start = now();
       if (lease.pool) lease.pool->run(work);
       else work(0);
+      failure.raise();
       double seconds = now() - start;
       took = std::min(took, seconds);
       if (r == 1 && took > 2 * shortest) break;

@@ -17,6 +17,7 @@ namespace secateur {
 constexpr int kMostDims = 8;
 constexpr int64_t kMostFloats = int64_t(1) << 34;    // of an arena, a state, an input or output
 constexpr int64_t kMostElements = int64_t(1) << 40;  // of a tensor, repeated ones counted
+constexpr int64_t kMostScratch = int64_t(1) << 30;   // floats of one operation in one thread
 constexpr int64_t kGuard = 1024;  // floats before and after an arena: kernels write whole registers
 
 enum class Space : int { arena, constant, slot, state };
@@ -58,7 +59,7 @@ struct Context {
 
   const float* at(const Tensor& t) const;
   float* at(const Output& t) const;
-  float* floats(int64_t n) const;  // scratch of this thread
+  float* floats(Checked n) const;  // scratch of this thread
   void share(int64_t total, int64_t& from, int64_t& to, int64_t grain = 1) const;
 };
 
@@ -78,6 +79,7 @@ class Program;
 struct Op {
   virtual ~Op() = default;
   virtual void run(const Context& c) const = 0;
+  virtual Checked scratch(const Kernels&) const { return 0; }  // the most floats that it asks a context for, if a file can make them many
   virtual bool parallel() const { return true; }  // false: only the first thread works
   virtual std::string choice() const { return ""; }
   virtual std::vector<std::vector<int>> choices(int) const { return {}; }

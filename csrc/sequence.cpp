@@ -23,13 +23,17 @@ class Attention final : public Op {
       demand(mask_.rank == 4 && mask_.shape[2] == q_.shape[2] && mask_.shape[3] == k_.shape[2] && mask_.shape[0] == q_.shape[0] && mask_.shape[1] == q_.shape[1], "a mask has another shape");
     }
   }
+  Checked scratch(const Kernels& k) const override {  // scores, keys, a tile of queries and of results
+    Checked keys = Checked(k_.shape[2]) + 8;
+    return keys * k.attend_width + keys * q_.shape[3] + (Checked(q_.shape[3]) + v_.shape[3]) * k.attend_width + 64;
+  }
   void run(const Context& c) const override {
     int64_t keys = cached_ ? std::min(k_.shape[2], c.position + q_.shape[2]) : k_.shape[2], queries = q_.shape[2], from, to;
     bool tiled = q_.stride[2] == 1 && out_.stride[2] == 1 && queries >= 8;
     int64_t tile = tiled ? c.k->attend_width : 1, tiles = (queries + tile - 1) / tile;
     int64_t heads = q_.shape[1], group = heads / k_.shape[1], depth = q_.shape[3], wide = v_.shape[3];
     c.share(q_.shape[0] * heads * tiles, from, to);
-    float* scores = c.floats((keys + 8) * c.k->attend_width + (keys + 8) * depth + (depth + wide) * c.k->attend_width + 64);
+    float* scores = c.floats(scratch(*c.k));
     float *packed = scores + (keys + 8) * c.k->attend_width, *query = packed + (keys + 8) * depth, *result = query + depth * c.k->attend_width;
     int64_t packed_head = -1;
     for (int64_t i = from; i < to; i++) {
@@ -141,11 +145,12 @@ class Recurrent final : public Op {
       demand(Checked(gates) * hidden_ == values.size, "a matrix has another size");
     }
   }
+  Checked scratch(const Kernels&) const override { return Checked(hidden_) * 2 + Checked(m_.rows) * 2; }
   bool parallel() const override { return batch_ > 1; }
   void run(const Context& c) const override {
     int64_t from, to, n = hidden_, gates = m_.rows;
     c.share(batch_, from, to);
-    float *h = c.floats(2 * n + 2 * gates), *s = h + n, *mine = s + n, *fed = mine + gates;
+    float *h = c.floats(scratch(*c.k)), *s = h + n, *mine = s + n, *fed = mine + gates;
     for (int64_t b = from; b < to; b++) {
       const float *h0 = c.at(h0_) + b * h0_.stride[0], *s0 = c.at(s0_) + b * s0_.stride[0];
       for (int64_t j = 0; j < n; j++) h[j] = h0[j * h0_.stride[1]], s[j] = s0[j * s0_.stride[1]];

@@ -141,6 +141,7 @@ class Pool final : public Op {
     }
     demand(p_[0] && p_[1] && p_[2] && p_[3] && p_[6] && p_[7], "an impossible window");
   }
+  Checked scratch(const Kernels&) const override { return Checked(padded()) + y_.shape[3]; }
   void run(const Context& c) const override {
     int64_t from, to;
     c.share(x_.shape[0] * x_.shape[1], from, to);
@@ -151,14 +152,16 @@ class Pool final : public Op {
   }
 
  private:
+  int64_t padded() const {  // no wrapping: sizes have 34 bits, the rest 16
+    return std::max(x_.shape[3] + 2 * p_[5], (y_.shape[3] - 1) * p_[3] + (p_[1] - 1) * p_[7] + 1);
+  }
   void plane(const Context& c, const float* x, float* y) const {
     auto [kh, kw, sy, sx, py, px, dy, dx, is_max, counts, divisor] = p_;
-    int64_t width = x_.shape[3], height = x_.shape[2], out = y_.shape[3];
-    int64_t padded = std::max(width + 2 * px, (out - 1) * sx + (kw - 1) * dx + 1);
-    float *row = c.floats(padded + out), *picked = row + padded, fill = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
+    int64_t width = x_.shape[3], height = x_.shape[2], out = y_.shape[3], full = padded();
+    float *row = c.floats(scratch(*c.k)), *picked = row + full, fill = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
     Pair how = is_max ? Pair::max : Pair::add;
     for (int64_t oy = 0; oy < y_.shape[2]; oy++, y += y_.stride[2]) {
-      std::fill_n(row, padded, fill);
+      std::fill_n(row, full, fill);
       int64_t rows = 0, counted = 0;
       for (int64_t ky = 0; ky < kh; ky++) {
         int64_t r = oy * sy + ky * dy - py;

@@ -177,6 +177,7 @@ class Reduce final : public Op {
       if (!gone) kept_y_.shape[kept_y_.rank] = y.shape[d], kept_y_.stride[kept_y_.rank++] = y.stride[d];
     }
   }
+  Checked scratch(const Kernels&) const override { return 2 * Walk({&kept_y_, &kept_x_}).inner(); }
   void run(const Context& c) const override {
     Walk kept({&kept_y_, &kept_x_}), gone({&gone_});
     bool along = gone.step(0) == 1;  // neighbours are reduced into one number; else runs are added to runs
@@ -242,6 +243,7 @@ struct Lines {
     columns = walk.rank && walk.step(0) == 1 && walk.step(1) == 1 && !(sx == 1 && sy == 1);
     rows = !columns;
   }
+  Checked scratch(const Kernels& k) const { return columns ? Checked(length) * 2 * k.width : length; }
   // Calls column(x, y, strides, n) on pieces of neighbouring positions, or row(x, y) on contiguous copies.
   template <class C, class R>
   void run(const Context& c, C column, R row) const {
@@ -258,7 +260,7 @@ struct Lines {
           column(in, sx, out, sy, n);
           continue;
         }
-        float* held = c.floats(length * width);  // whole registers would write over the neighbours
+        float* held = c.floats(scratch(*c.k));  // whole registers would write over the neighbours
         for (int64_t k = 0; k < length; k++) {
           std::memcpy(held + k * width, in + k * sx, size_t(n) * 4);
           std::fill(held + k * width + n, held + (k + 1) * width, 0.0f);
@@ -294,6 +296,7 @@ class Norm final : public Op {
       (k ? bias_ : weight_) = static_cast<const float*>(one.data);
     }
   }
+  Checked scratch(const Kernels& k) const override { return lines_.scratch(k); }
   void run(const Context& c) const override {
     lines_.run(
         c,
@@ -322,6 +325,7 @@ class Norm final : public Op {
 class Softmax final : public Op {
  public:
   Softmax(const Program&, const Args& a) : lines_(a.tensor(0), a.output(1)) {}
+  Checked scratch(const Kernels& k) const override { return lines_.scratch(k); }
   void run(const Context& c) const override {
     lines_.run(
         c, [&](const float* x, int64_t sx, float* y, int64_t sy, int64_t n) { c.k->softmax_columns(x, sx, lines_.length, y, sy, n); },
@@ -341,22 +345,22 @@ class GroupNorm final : public Op {
   GroupNorm(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), groups_(a.integer(0)), eps_(a.number(0)) {
     demand(x_.rank >= 2 && y_.rank == x_.rank && groups_ > 0 && x_.shape[1] % groups_ == 0, "groups do not divide channels");
     for (int d = 0; d < x_.rank; d++) demand(x_.shape[d] == y_.shape[d], "shapes differ");
+    Tensor xs = x_, ys = y_;  // one channel of one image
+    for (Tensor* t : {&xs, &ys}) {
+      t->rank = x_.rank - 2;
+      for (int d = 0; d < t->rank; d++) t->shape[d] = t->shape[d + 2], t->stride[d] = t->stride[d + 2];
+    }
+    walk_ = Walk({&xs, &ys});
     if (a.integer(1)) {
       const Array &w = program.array(a.arrays.at(0), "f"), &b = program.array(a.arrays.at(1), "f");
       demand(w.size == x_.shape[1] && b.size == x_.shape[1], "a norm has another number of weights");
       weight_ = static_cast<const float*>(w.data), bias_ = static_cast<const float*>(b.data);
     }
   }
+  Checked scratch(const Kernels&) const override { return walk_.inner(); }
   void run(const Context& c) const override {
-    int64_t from, to, per = x_.shape[1] / groups_, o[4];
-    Tensor xs = x_, ys = y_;  // one channel of one image
-    for (Tensor* t : {&xs, &ys}) {
-      t->rank = x_.rank - 2;
-      for (int d = 0; d < t->rank; d++) t->shape[d] = t->shape[d + 2], t->stride[d] = t->stride[d + 2];
-    }
-    Walk walk({&xs, &ys});
-    int64_t outer = walk.outer(), inner = walk.inner(), sx = walk.step(0), sy = walk.step(1);
-    float count = float(outer * inner * per), *held = c.floats(inner);
+    int64_t from, to, per = x_.shape[1] / groups_, o[4], outer = walk_.outer(), inner = walk_.inner(), sx = walk_.step(0), sy = walk_.step(1);
+    float count = float(outer * inner * per), *held = c.floats(scratch(*c.k));
     auto run_at = [&](const float* p) -> const float* {
       if (sx == 1) return p;
       for (int64_t k = 0; k < inner; k++) held[k] = p[k * sx];
@@ -371,7 +375,7 @@ class GroupNorm final : public Op {
       for (int pass = 0; pass < 2; pass++) {
         for (int64_t ch = first; ch < first + per; ch++)
           for (int64_t r = 0; r < outer; r++) {
-            walk.at(r, o);
+            walk_.at(r, o);
             const float* p = run_at(x + ch * x_.stride[1] + o[0]);
             (pass ? spread : mean) += pass ? c.k->squares(p, mean, inner) : c.k->total(p, inner);
           }
@@ -381,7 +385,7 @@ class GroupNorm final : public Op {
       for (int64_t ch = first; ch < first + per; ch++) {
         float w = weight_ ? weight_[ch] * scale : scale, b = (bias_ ? bias_[ch] : 0.0f) - mean * w;
         for (int64_t r = 0; r < outer; r++) {
-          walk.at(r, o);
+          walk_.at(r, o);
           const float* p = run_at(x + ch * x_.stride[1] + o[0]);
           float* out = y + ch * y_.stride[1] + o[1];
           if (sy == 1) {
@@ -399,6 +403,7 @@ class GroupNorm final : public Op {
   Output y_;
   int64_t groups_;
   float eps_;
+  Walk walk_{};
   const float *weight_ = nullptr, *bias_ = nullptr;
 };
 
@@ -443,17 +448,18 @@ class Matmul final : public Op {
                y_.shape[2] == out_.shape[2] && x_.shape[0] == out_.shape[0] && y_.shape[0] == out_.shape[0],
            "matrices do not match");
   }
+  Checked scratch(const Kernels&) const override { return out_.shape[2] + (packs() ? Checked(out_.shape[2]) * x_.shape[2] : 0); }
   void run(const Context& c) const override {
     int64_t from, to, m = out_.shape[1], n = out_.shape[2], depth = x_.shape[2];
     c.share(out_.shape[0] * m, from, to);
-    float* row = c.floats(n + n * depth);
+    float* row = c.floats(scratch(*c.k));
     float* packed = row + n;
     int64_t packed_of = -1;
     for (int64_t i = from; i < to; i++) {
       int64_t b = i / m;
       const float *x = c.at(x_) + b * x_.stride[0] + i % m * x_.stride[1], *y = c.at(y_) + b * y_.stride[0];
       int64_t ys = y_.stride[1];
-      if (y_.stride[2] != 1) {
+      if (packs()) {
         if (packed_of != b)
           for (int64_t k = 0; k < depth; k++)
             for (int64_t j = 0; j < n; j++) packed[k * n + j] = y[k * y_.stride[1] + j * y_.stride[2]];
@@ -467,6 +473,7 @@ class Matmul final : public Op {
   }
 
  private:
+  bool packs() const { return y_.stride[2] != 1; }
   Tensor x_, y_;
   Output out_;
 };

@@ -131,6 +131,18 @@ HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of 
     ),
     "zeros that wrap": ("border", {0: tensor([1, 1, 4, 8], [64, 64, 8, 1])}, {1: EDGE - 1}, {}, ROOM, "64 bits"),
     "zeros before that wrap": ("border", {}, {0: EDGE - 1}, {}, ROOM, "64 bits"),
+    "scratch of a reduction": ("reduce", {0: tensor([4, 1 << 30], [0, 0]), 1: tensor([4, 1 << 30], [0, 1])}, {}, {}, 1 << 31, "scratch"),
+    "scratch of a norm": ("norm", {k: tensor([4, 1 << 31], [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "scratch"),
+    "scratch of a softmax": ("softmax", {k: tensor([4, 1 << 31], [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "scratch"),
+    "scratch of a softmax of columns": ("softmax", {k: tensor([4, 1 << 29], [1, 0]) for k in (0, 1)}, {}, {}, ROOM, "scratch"),
+    "scratch of groups": ("group_norm", {k: tensor([1, 4, 1 << 31], [0, 0, 0]) for k in (0, 1)}, {}, {}, ROOM, "scratch"),
+    "scratch of a product": (
+        "matmul",
+        {0: tensor([1, 2, 1 << 16], [0] * 3), 1: tensor([1, 1 << 16, 1 << 16], [0] * 3), 2: tensor([1, 2, 1 << 16], [0] * 3)},
+        {}, {}, ROOM, "scratch",
+    ),
+    "scratch of attention": ("attention", {k: tensor([1, 1, 1 << 28, 4], [0] * 4) for k in (1, 2)}, {}, {}, ROOM, "scratch"),
+    "scratch of a pool": ("pool", {1: tensor([1, 2, 2, 1 << 20], [0, 0, 0, 1])}, {3: 65535}, {}, 1 << 21, "scratch"),
     "more elements than numbers": ("copy", {k: tensor([1 << 33] * 2, [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "64 bits"),
     "more elements than memory": ("copy", {k: tensor([1 << 21] * 2, [0, 0]) for k in (0, 1)}, {}, {}, ROOM, "impossibly large"),
 }  # fmt: skip
