@@ -1,6 +1,8 @@
 """Programs that were written to do harm: each is one change away from one that runs, and each is refused when it is loaded."""
 
 import copy
+import json
+import struct
 
 import numpy as np
 import pytest
@@ -164,3 +166,28 @@ def test_inputs_have_possible_sizes(size, tmp_path):
     tensors, _, *rest = STEPS["copy"]
     with pytest.raises(secateur_engine.BadFile, match="impossible amount of memory"):
         loaded(tmp_path / "hostile.sc", "copy", tensors, *rest, slot=size)
+
+
+HERE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HEADERS = {  # what stands in the header besides the programs; what is said
+    "a place outside of the file": ({"0": {**HERE, "data_offsets": [4, 8]}}, "array '0' lies outside"),
+    "a length that is not the shape's": ({"0": {**HERE, "shape": [2]}}, "another length than its shape"),
+    "an impossible shape": ({"0": {**HERE, "shape": [1 << 40]}}, "array '0' has an impossible shape"),
+    "a missing array": ({"1": HERE}, "arrays are missing"),
+    "another version": ({"0": HERE}, "version 2"),
+    "a key that occurs twice": ('"0": {}, "0": {}', "a key occurs twice"),
+    "an unknown type": ({"0": {**HERE, "dtype": "F8"}}, "KeyError"),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_headers_are_refused_by_the_name_of_their_file(what, tmp_path):
+    entries, said = HEADERS[what]
+    version = 2 if what == "another version" else 1
+    programs = {"__metadata__": {"secateur_engine": json.dumps({"version": version, "programs": []})}}
+    more = entries if isinstance(entries, str) else json.dumps(entries)[1:-1]
+    header = f"{{{json.dumps(programs)[1:-1]}, {more}}}".encode()
+    (tmp_path / "hostile.sc").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(secateur_engine.BadFile, match=said) as caught:
+        secateur_engine.load(tmp_path / "hostile.sc")
+    assert str(tmp_path / "hostile.sc") in str(caught.value)
