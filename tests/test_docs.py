@@ -9,7 +9,7 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-from secateur.recipe import parse
+from secateur.recipe import Recipe, parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -27,16 +27,26 @@ def elsewhere(tmp_path, monkeypatch):
         yield
 
 
+def fenced(language, page):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_python_on_the_page_runs(page):
+    hidden = re.findall(r"^<!-+ *invisible-code-block: python", page.read_text(), flags=re.MULTILINE)
+    prompts = [len(re.findall("^>>> ", block, flags=re.MULTILINE)) for block in fenced("python", page)]
+    ran = 0
     for example in BLOCKS.parse(page).examples():
         example.evaluate()
+        ran += 1
+    assert ran == len(hidden) + sum(many or 1 for many in prompts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_recipes_on_the_page_are_valid(page):
-    for recipe in re.findall(r"^```toml\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
-        parse(recipe)
+    recipes = [parse(recipe) for recipe in fenced("toml", page)]
+    assert len(recipes) == page.read_text().count("```toml")
+    assert all(isinstance(recipe, Recipe) for recipe in recipes)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

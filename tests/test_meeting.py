@@ -25,12 +25,6 @@ def convnet():
 IMAGE = torch.randn(1, 3, 16, 16)
 
 
-def near(cost, model, thin, example, share, tolerance=0.02):
-    dense, now = COSTS[cost].measure([model, thin], example)
-    assert now <= share * dense
-    assert now >= share * dense * (1 - tolerance)
-
-
 @pytest.mark.parametrize("scope", ["global", "layer", "erk"])
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("cost", ["params", "macs", "peak_memory"])
@@ -39,7 +33,8 @@ def test_met_from_below_and_near(cost, share, scope):
     pruned = sc.prune(
         model, budget=f"{cost}:{share:.0%}", granularity="channel", scope=scope, example_inputs=IMAGE, method="random"
     )
-    near(cost, model, pruned.model, IMAGE, share)
+    dense, now = COSTS[cost].measure([model, pruned.model], IMAGE)
+    assert 0.98 * share * dense <= now <= share * dense
 
 
 def test_bytes_of_the_file(tmp_path):
@@ -115,7 +110,8 @@ def test_curves_under_a_budget():
         model, task, granularity="channel", metric="loss", example_inputs=IMAGE, sparsities=(0.25, 0.5, 0.75)
     )
     pruned = sc.prune(model, budget="macs:50%", scope=curves, granularity="channel", example_inputs=IMAGE)
-    near("macs", model, pruned.model, IMAGE, 0.5)
+    dense, now = Macs().measure([model, pruned.model], IMAGE)
+    assert 0.98 * dense / 2 <= now <= dense / 2
 
 
 def test_the_receipt_says_asked_and_reached():

@@ -9,7 +9,6 @@ from tests.coupling.tricks import NAMES, inputs, make
 from torch import nn
 
 import secateur as sc
-from secateur.errors import SecateurError
 from secateur.passage import wires_of
 from secateur.wiring import filters_of, outgoing_of, set_outgoing_
 
@@ -209,13 +208,9 @@ class TestReasons:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_zoo_is_left_as_it_was_and_merges_are_exact(name):
-    """Every other unit of every wire is made like another by hand, and merged: the outputs stay."""
+def test_the_zoo_is_left_as_it_was_and_every_group_is_judged(name):
     model, x = make(name), inputs(name)
-    try:
-        groups = sc.couple(model, x).groups()
-    except SecateurError:
-        return
+    groups = sc.couple(model, x).groups()
     before = copy.deepcopy(model.state_dict())
     wires, why = wires_of(model, groups, x)
     assert {group.name for group in groups} == {wire.group.name for wire in wires} | {

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.coupling.tricks import draw_masks, inputs, make
@@ -77,4 +76,3 @@ def test_a_weight_between_two_groups_costs_less_when_one_is_narrow():
 def test_it_is_a_value():
     assert two_layers() == two_layers()
     assert hash(two_layers()) == hash(two_layers())
-    assert torch.is_grad_enabled()

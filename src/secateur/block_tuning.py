@@ -7,7 +7,8 @@ Layer-wise solves cannot see past a layer; this is their joint form, not linear 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -71,15 +72,9 @@ def _descend(
     spread: float,
 ) -> None:
     parameters = list(block.parameters())
-    asked = [p.requires_grad for p in parameters]
-    others = [p for p in now.model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(tuning.seed)
     total, step = tuning.epochs * len(goals), 0
-    try:
-        for p in others:
-            p.requires_grad_(False)
-        for p in parameters:
-            p.requires_grad_(True)
+    with _training_only(parameters, now.model):
         optimizer = torch.optim.Adam(parameters, lr=tuning.lr, betas=(0.9, 0.95))
         for _ in range(tuning.epochs):
             for place in torch.randperm(len(goals), generator=generator).tolist():
@@ -98,11 +93,22 @@ def _descend(
                         if p in held:
                             p.masked_fill_(~held[p], 0)
                 step += 1
-    finally:
-        for p in others:
+
+
+@contextmanager
+def _training_only(parameters: Sequence[nn.Parameter], model: nn.Module) -> Iterator[None]:
+    """Gradients for these parameters and no others; afterwards all is as it was."""
+    asked = {p: p.requires_grad for p in [*model.parameters(), *parameters]}
+    try:
+        for p in asked:
+            p.requires_grad_(False)
+        for p in parameters:
             p.requires_grad_(True)
-        for p, asks in zip(parameters, asked, strict=True):
+        yield
+    finally:
+        for p, asks in asked.items():
             p.requires_grad_(asks)
+        for p in parameters:
             p.grad = None
 
 

@@ -97,7 +97,7 @@ class Calibration:
                     done.blocks.append({"name": stage.block, "before_tuning": change[0], "after": change[1]})
                 working += 1
                 journal.write(key, pruned, done, self._names(stage))
-            streams.passed(stage, at)
+            streams.passed(stage)
             if self.settings.progress:
                 left = (time.monotonic() - began) / max(working, 1) * (len(self.stages) - at - 1)
                 self.settings.progress(at + 1, len(self.stages), stage.block or "the network", left)
@@ -118,13 +118,13 @@ class Calibration:
     def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
         """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""
         streams = _Streams(self, self.model)
-        for at, stage in enumerate(self.stages):
+        for stage in self.stages:
             moments = self._moments(stage, [p for g in stage.groups for p in g], streams, both=False)
             for name, found in moments.items():
                 rows = as_rows(self.model.get_parameter(name).detach(), self.targets[name], found.groups)
                 centred = self._bias(name, self.model) is not None
                 look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))])
-            streams.passed(stage, at)
+            streams.passed(stage)
 
     # A stage
 
@@ -234,7 +234,7 @@ class _Streams:
             stream.enter()
         self.entered = True
 
-    def passed(self, stage: Stage, _at: int) -> None:
+    def passed(self, stage: Stage) -> None:
         """Go on to the next stage."""
         if not self.chain or stage.last:
             return

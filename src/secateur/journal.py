@@ -1,6 +1,6 @@
 """A folder in which a long run writes down every stage that is finished, so that it can be taken up after a kill.
 
-One safetensors file a stage, written beside and renamed, and ``run.json`` that says which run it belongs to.
+One safetensors file a stage, whole or not there, and ``run.json`` that says which run it belongs to.
 """
 
 import json
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import BadFile
+from secateur.replacing import replacing
 
 __all__ = ["Journal"]
 
@@ -44,7 +45,8 @@ class Journal:
                     "folder of its own, or delete that one"
                 )
             return
-        _replace(about, lambda beside: beside.write_text(json.dumps({"run": fingerprint})))
+        with replacing(about) as beside:
+            beside.write_text(json.dumps({"run": fingerprint}))
 
     def has(self, key: str) -> bool:
         """Whether this stage is finished."""
@@ -62,7 +64,8 @@ class Journal:
             if bias in dict(model.named_parameters()):
                 tensors[bias] = model.get_parameter(bias).detach().cpu().contiguous()
         rows = json.dumps([row for row in done.rows if row["name"] in set(names)])
-        _replace(self._file(key), lambda beside: save_file(tensors, beside, metadata={"rows": rows}))
+        with replacing(self._file(key)) as beside:
+            save_file(tensors, beside, metadata={"rows": rows})
 
     def restore(self, key: str, model: nn.Module, done: Any) -> None:
         """Bring a finished stage back."""
@@ -79,9 +82,3 @@ class Journal:
     def _file(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{key}.safetensors"
-
-
-def _replace(path: Path, write: Any) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    write(beside)
-    beside.replace(path)

@@ -9,10 +9,10 @@ from torch import nn
 from secateur.budgets import Budget
 from secateur.errors import BadSparsity, UnknownName, WrongModel
 from secateur.meeting import Limit
-from secateur.names import allocation_of, find, names_in
+from secateur.names import allocation_of, budget_of
 from secateur.protocols import Allocation
 
-__all__ = ["absolute", "limit_of", "share_of"]
+__all__ = ["absolute", "check_words", "limit_of", "share_of"]
 
 
 def check_words(model: Any, budget: Any) -> None:
@@ -36,9 +36,7 @@ def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
     >>> limit_of("macs:50%").budget
     Budget(cost='macs', amount=0.5, relative=True)
     """
-    costs = {name: find("costs", name)() for name in names_in("costs")}
-    wanted = Budget.of(budget, {name: cost.unit for name, cost in costs.items()})
-    cost = costs.get(wanted.cost) or find("costs", wanted.cost)()
+    wanted, cost = budget_of(budget)
     if scope == "global":
         return Limit(budget=wanted, cost=cost, min_kept=min_kept)
     allocation_of(scope, 0.5)  # an unknown name is refused here

@@ -24,6 +24,10 @@ from secateur.structure import Structure
 __all__ = ["cut_copy", "narrow", "remember_structure_", "structure_of"]
 
 _ATTRIBUTE = "secateur_structure"
+_NOTHING = (
+    "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
+    "couple(model, example_inputs).groups() for what a channel consists of"
+)
 _ADVICE = "Find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
 
 
@@ -64,10 +68,7 @@ def narrow(
     coupling = coupling or couple(model, example_inputs)
     structure = coupling.structure_for(masks)
     if not structure.kept:
-        raise NothingToPrune(
-            "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
-            "couple(model, example_inputs).groups() for what a channel consists of"
-        )
+        raise NothingToPrune(_NOTHING)
     if coupling.inexact(structure):
         tolerance = math.inf
     if coupling.graph is not None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from secateur.amounts import Amount
+from secateur.criteria.magnitude import Magnitude
 from secateur.errors import BadSparsity, OverBudget, UnknownName
-from secateur.limits import check_words, limit_of
-from secateur.meeting import Limit
+from secateur.limits import check_words
 from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
-from secateur.names import allocation_of, build, find, granularity_of, names_in
+from secateur.names import build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
@@ -86,14 +87,16 @@ def prune(
     25
     """
     check_words(model, budget)
+    amount = Amount(sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept)
     if budget is not None and granularity != "channel":
-        _check_alone(sparsity, overrides)
-        criterion = _criterion(method, options, seed)
-        within = OneShot(
-            criterion=criterion, granularity=granularity_of(granularity), ignore=ignore, include_bias=include_bias
+        amount.check_budget()
+        how = OneShot(
+            criterion=_criterion(method, options, seed),
+            granularity=granularity_of(granularity),
+            ignore=ignore,
+            include_bias=include_bias,
         )
-        power = 2.0 if describe(criterion).startswith("Magnitude") else 1.0
-        return _within(within, Spending(model, budget, example_inputs), model, task, power=power, min_kept=min_kept)
+        return _within(how, Spending(model, budget, example_inputs), model, task, min_kept=min_kept)
     if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
         again = partial(
             prune, model, method, granularity=granularity, scope=scope, budget=budget, min_kept=min_kept, ignore=ignore
@@ -103,40 +106,50 @@ def prune(
         options["round_to"] = 1
     own = _own(method, granularity)
     if own is not None:
-        asked = sparsity is not None or budget is not None or scope != "global" or overrides or min_kept
-        how: dict[str, Any] = {"ignore": ignore}
-        if own.by_name == "any":
-            how |= {"granularity": (pattern := granularity_of(granularity)), "seed": seed}
-            asked = asked and not _says_it_all(pattern, sparsity, overrides, min_kept)
-        how["allocation"] = _amount(sparsity, budget, scope, overrides, min_kept) if asked else None
-        built = build(own, how | options, f"method {method!r}")
-        return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
-    if granularity == "channel":
+        built = _built(own, method, amount, granularity, options, ignore=ignore, seed=seed)
+    elif granularity == "channel":
         shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
-        allocation = _amount(sparsity, budget, scope, overrides, min_kept)
-        narrowing = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
-        return narrowing(model, task=task, example_inputs=example_inputs)
-    pattern = granularity_of(granularity)
-    quota = _says_it_all(pattern, sparsity, overrides, min_kept)
-    one_shot = OneShot(
-        criterion=_criterion(method, options, seed),
-        granularity=pattern,
-        allocation=None if quota else _allocation(sparsity, scope, overrides, min_kept),
-        ignore=ignore,
-        include_bias=include_bias,
-    )
-    return one_shot(model, task=task, example_inputs=example_inputs)
+        allocation = amount.of_groups()
+        built = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
+    else:
+        pattern = granularity_of(granularity)
+        built = OneShot(
+            allocation=None if amount.said_by(pattern) else amount.allocation(),
+            criterion=_criterion(method, options, seed),
+            granularity=pattern,
+            ignore=ignore,
+            include_bias=include_bias,
+        )
+    return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
 
 
-def _within(
-    one_shot: OneShot, spending: Spending, model: nn.Module, task: Task | None, *, power: float, min_kept: int
-) -> Pruned:
+def _built(
+    own: Any,
+    name: str | Criterion,
+    amount: Amount,
+    granularity: Any,
+    options: dict[str, Any],
+    *,
+    ignore: Any,
+    seed: int,
+) -> Any:
+    """A method of its own; what it is not told, it finds out."""
+    asked, how = amount.is_given, dict[str, Any](ignore=ignore)
+    if own.by_name == "any":
+        how |= {"granularity": (pattern := granularity_of(granularity)), "seed": seed}
+        asked = asked and not amount.said_by(pattern)
+    how["allocation"] = amount.of_groups() if asked else None
+    return build(own, how | options, f"method {name!r}")
+
+
+def _within(one_shot: OneShot, spending: Spending, model: nn.Module, task: Task | None, *, min_kept: int) -> Pruned:
     """Single weights, rows, blocks, ... within a budget."""
     if one_shot.granularity.quota is not None:
         raise BadSparsity(
             f"granularity {describe(one_shot.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
         )
     targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
+    power = 2.0 if isinstance(one_shot.criterion, Magnitude) else 1.0
     amount = spending.allocation(targets, power=power, min_kept=min_kept)
     pruned = replace(one_shot, allocation=amount)(model, task=task, example_inputs=spending.example_inputs)
     notes = (*pruned.report.notes, spending.says(pruned.model))
@@ -158,28 +171,6 @@ def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
     return None if own is None else found
 
 
-def _amount(
-    sparsity: float | None,
-    budget: str | None,
-    scope: str | Allocation | Sensitivity,
-    overrides: Mapping[str, float] | None,
-    min_kept: int,
-) -> Allocation | Limit:
-    """How much of coupled groups stays."""
-    if budget is None:
-        return _allocation(sparsity, scope, overrides, max(1, min_kept))
-    _check_alone(sparsity, overrides)
-    return _limit(budget, scope, max(1, min_kept))
-
-
-def _check_alone(sparsity: float | None, overrides: Mapping[str, float] | None) -> None:
-    if sparsity is not None or overrides:
-        raise BadSparsity(
-            "budget= finds out by itself how much has to leave and where, so sparsity= and overrides= have no say; leave them out, or "
-            "leave budget= out"
-        )
-
-
 def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> Criterion:
     if not isinstance(method, str):
         if options:
@@ -193,57 +184,3 @@ def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> C
     if "seed" in getattr(found, "__dataclass_fields__", {}):
         options = {"seed": seed} | options
     return build(found, options, f"method {method!r}")  # type: ignore[no-any-return]
-
-
-def _allocation(
-    sparsity: float | None,
-    scope: str | Allocation | Sensitivity,
-    overrides: Mapping[str, float] | None,
-    min_kept: int,
-) -> Allocation:
-    if isinstance(scope, Sensitivity):
-        if sparsity is None:
-            raise BadSparsity("how much should leave? pass sparsity= or budget= beside the curves in scope=")
-        return scope.allocation(sparsity)
-    if not isinstance(scope, str):
-        if sparsity is not None or overrides:
-            raise BadSparsity(
-                f"scope={describe(scope)} says how much stays by itself; leave sparsity= and overrides= out"
-            )
-        return scope
-    if sparsity is None:
-        raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
-    return allocation_of(scope, sparsity, overrides, min_kept)
-
-
-def _limit(budget: str, scope: str | Allocation | Sensitivity, min_kept: int) -> Limit:
-    if isinstance(scope, Sensitivity):
-        harms = tuple((name, scope.harm(name)) for name in scope.curves)
-        return replace(limit_of(budget, min_kept=min_kept), harms=harms)
-    if not isinstance(scope, str):
-        raise BadSparsity(
-            f"scope={describe(scope)} says how much stays by itself, and so does budget=; give a name such as 'layer', or curves of "
-            "sc.sensitivity, which are followed as far as the budget asks for"
-        )
-    return limit_of(budget, scope, min_kept=min_kept)
-
-
-def _says_it_all(
-    pattern: Granularity, sparsity: float | None, overrides: Mapping[str, float] | None, min_kept: int
-) -> bool:
-    """Whether the granularity itself says how much stays, as N:M does; nothing else may then say something different."""
-    if pattern.quota is None:
-        return False
-    sizes, name = dict(getattr(pattern, "sizes", ())), getattr(pattern, "name", "")
-    given = 1 - pattern.quota / sizes["m"] if "m" in sizes else None
-    if sparsity is not None and given is not None and abs(given - sparsity) > 1e-9:
-        raise BadSparsity(
-            f"granularity {name!r} removes {given:g} of the weights, but sparsity={sparsity:g} "
-            "was asked for; leave sparsity out, or choose another pattern"
-        )
-    if overrides or min_kept:
-        raise BadSparsity(
-            f"granularity {name!r} says how much stays in every layer, so overrides= and min_kept= have no say; "
-            "leave single layers dense with ignore="
-        )
-    return True

@@ -67,7 +67,7 @@ def narrow_what_agrees(
                 break
             return Narrowed(narrow(source, masks, example_inputs, coupling=coupling), source, masks, coupling)
         except SizesDisagree as error:
-            coupling = _with_any_width(model, coupling, example_inputs, error)
+            coupling = _with_any_width(model, coupling, example_inputs, error, last=turn == _ROUNDS - 1)
         except NarrowingFailed as error:
             if coupling.graph is not None or turn == _ROUNDS - 1:
                 raise
@@ -78,9 +78,11 @@ def narrow_what_agrees(
     return Narrowed(copied(source), source, masks, coupling)
 
 
-def _with_any_width(model: nn.Module, coupling: Coupling, example_inputs: Any, error: SizesDisagree) -> Coupling:
+def _with_any_width(
+    model: nn.Module, coupling: Coupling, example_inputs: Any, error: SizesDisagree, *, last: bool
+) -> Coupling:
     """The coupling without groups that can only have some widths."""
-    if coupling.graph is None:
+    if coupling.graph is None and not last:
         less = settle_by_trial(model, example_inputs, coupling, coupling.kinds, widths="any")
         if less.groups() and len(less.groups()) < len(coupling.groups()):
             return less

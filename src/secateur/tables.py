@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import final
 
 from secateur.errors import BadFile
+from secateur.replacing import replacing
 
 __all__ = ["CostTable"]
 
@@ -70,13 +71,11 @@ class CostTable:
     def write(self, path: str | Path) -> Path:
         """Write the file; a crash in the middle leaves the old one."""
         path = Path(path)
-        fresh = path.with_name(f".{path.name}.new")
-        with fresh.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             file.write(f"{_FIRST}\n# unit: {self.unit}\n# measured: {self.measured}\n")
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*self.groups, "cost"])
             writer.writerows([*row, repr(cost)] for row, cost in zip(self.widths, self.costs, strict=True))
-        fresh.replace(path)
         return path
 
     @classmethod

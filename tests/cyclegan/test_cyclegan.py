@@ -125,7 +125,7 @@ def test_folders_are_read(tmp_path):
         Images(tmp_path / "trainC")
 
 
-def test_a_png_is_what_pillow_reads(tmp_path):
+def test_a_grid_comes_back_from_its_file(tmp_path):
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "x.png").write_bytes(png(grid([pictures(), pictures(1)])))
     with image.open(tmp_path / "x.png") as opened:

@@ -82,13 +82,20 @@ class TestSleep:
 
     @pytest.mark.parametrize(
         "name",
-        ["residual", "dense_concat", "attention_fused", "mha", "lstm", "tied", "grouped", "depthwise", "swiglu_like"],
+        [
+            "residual",
+            "dense_concat",
+            "attention_fused",
+            "multihead",
+            "lstm",
+            "tied",
+            "grouped",
+            "depthwise_multiplier",
+            "gated",
+        ],
     )
     def test_what_sleeps_is_out_exactly(self, name):
-        try:
-            model, x = make(name), inputs(name)
-        except KeyError:
-            pytest.skip(f"no trick is called {name}")
+        model, x = make(name), inputs(name)
         coupling = sc.couple(model, x)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         sleep = Sleep(model, reading_places(model, coupling, x), optimizer)
@@ -406,9 +413,9 @@ def test_refusals_leave_no_hook():
     model = convnet()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     for wrong, options, error, says in [
-        (GDP(sparsity=0.5), {}, sc.errors.BadSchedule, "when do masks become fixed"),
-        (GDP(sparsity=0.5), {"total_steps": 20}, sc.errors.BadSchedule, "become fixed at step 12"),
-        (GDP(sparsity=0.5, end_step=90), {"total_steps": 80}, sc.errors.BadSchedule, "not after total_steps=80"),
+        (GDP(sparsity=0.5), {}, sc.errors.BadSchedule, "when are masks fixed"),
+        (GDP(sparsity=0.5), {"total_steps": 20}, sc.errors.BadSchedule, "fixed at step 12"),
+        (GDP(sparsity=0.5, end_step=90), {"total_steps": 80}, sc.errors.BadSchedule, "after total_steps=80"),
         (GDP(end_step=90), {}, sc.errors.BadSparsity, "none was given"),
         (GDP(sparsity=0.9, min_kept=7, end_step=90), {}, sc.errors.BadSparsity, "min_kept=7"),
         (GDP(budget="macs:1%", end_step=90), {}, sc.errors.OverBudget, "budget"),

@@ -3,8 +3,26 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["CACHED", "NETS", "Decoder", "sparse_"]
+__all__ = ["CACHED", "NETS", "Decoder", "Masked", "apart", "example", "sparse_"]
+
+
+def example(said):
+    return torch.randn(said, generator=torch.Generator().manual_seed(3)) if isinstance(said, tuple) else said
+
+
+def apart(found, expected):
+    """The largest difference, as a share of an expected value plus the largest one; infinite for NaN and other shapes."""
+    pairs = zip(*(tree_leaves(list(y) if isinstance(y, tuple) else y) for y in (found, expected)), strict=True)
+    return max(_apart(torch.as_tensor(a), b.detach()) for a, b in pairs)
+
+
+def _apart(a, b):
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return float("inf")
+    shares = (a - b).abs() / (b.abs() + b.abs().max())
+    return float(shares.where(a != b, 0.0).nan_to_num(nan=float("inf")).max())
 
 
 def sparse_(model, sparsity=0.6, height=1, seed=0):

@@ -3,11 +3,12 @@
 from secateur.cyclegan.averaging import Average
 from secateur.cyclegan.discriminators import PatchDiscriminator
 from secateur.cyclegan.generators import ResidualBlock, ResNetGenerator, UNetGenerator, initialise_
-from secateur.cyclegan.images import Images, domains, from_bytes, to_bytes
+from secateur.cyclegan.images import Images, domains
 from secateur.cyclegan.logging import Log, samples
 from secateur.cyclegan.losses import Networks, Weights, discriminator_loss, generator_losses
 from secateur.cyclegan.pool import ImagePool
 from secateur.cyclegan.training import Run, Training
+from secateur.pictures import from_bytes, to_bytes
 
 __all__ = [
     "Average",

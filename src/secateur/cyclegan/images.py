@@ -8,21 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.errors import NeedsPackage, NeedsTask
+from secateur.errors import NeedsTask
+from secateur.pictures import from_bytes, to_bytes
 
-__all__ = ["Images", "domains", "from_bytes", "to_bytes"]
+__all__ = ["Images", "domains"]
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-
-
-def from_bytes(images: Tensor) -> Tensor:
-    """uint8 in 0 to 255 to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8 in 0 to 255, rounded."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class Images(Sequence[Tensor]):
@@ -36,7 +27,6 @@ class Images(Sequence[Tensor]):
 
     Raises:
         NeedsTask: there is no image.
-        NeedsPackage: files are to be read and Pillow is not installed.
     """
 
     def __init__(
@@ -50,7 +40,7 @@ class Images(Sequence[Tensor]):
         self._tensor: Tensor | None = None
         self._files: list[Path] = []
         if isinstance(source, Tensor):
-            self._tensor = source if source.dtype == torch.uint8 else to_bytes(source)
+            self._tensor = to_bytes(source)
         else:
             self._files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in _ENDINGS)
         if not len(self):
@@ -120,10 +110,8 @@ def _mix(*numbers: int) -> int:
 
 
 def _read(path: Path, size: int | None = None) -> "np.ndarray[Any, Any]":
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise NeedsPackage("reading image files needs Pillow: pip install pillow, or pass images as a tensor") from None
+    from PIL import Image, ImageOps
+
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     if size is not None and image.size != (size, size):

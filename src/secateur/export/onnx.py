@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from secateur.coupling.running import run, tensors_of
 from secateur.errors import ExportFailed, NeedsPackage
 from secateur.gradients import evaluating
+from secateur.replacing import replacing
 from secateur.report import Pruned
-from secateur.storage.replacing import replacing
 
 __all__ = ["Exported", "onnx"]
 

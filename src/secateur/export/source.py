@@ -20,8 +20,8 @@ from secateur import narrow_attention
 from secateur.errors import WrongModel
 from secateur.narrow_attention import NarrowAttention
 from secateur.narrowing import structure_of
+from secateur.replacing import replacing
 from secateur.report import Pruned
-from secateur.storage.replacing import replacing
 from secateur.structure import Structure
 
 __all__ = ["source"]

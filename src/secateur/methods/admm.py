@@ -11,10 +11,11 @@ With ``scope="global"`` the projection itself finds out how much leaves which la
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 from torch import Tensor, nn
 
+from secateur.attached import Attached
 from secateur.errors import BadSchedule, BadSparsity
 from secateur.masks import Masks
 from secateur.protocols import Granularity
@@ -115,7 +116,7 @@ class ADMM:
         return ADMMRun(self, model, optimizer, total_steps, task=task, example_inputs=example_inputs, copies=copies)
 
 
-class ADMMRun:
+class ADMMRun(Attached):
     """An `ADMM` at work."""
 
     def __init__(
@@ -187,9 +188,3 @@ class ADMMRun:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state`` left off. Start the run, load the model, load the optimizer, then this, in that order."""
         self._relay.load_state_dict(state)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError("a run is hooked to one model and optimizer: copy those, start again, load run.state_dict()")
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")

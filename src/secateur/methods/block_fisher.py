@@ -18,6 +18,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from secateur.allocations.global_ import Global
 from secateur.controls import controls_of
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
 from secateur.granularities.unstructured import Unstructured
@@ -115,7 +116,7 @@ class BlockFisher:
             settings=settings,
             notes=notes_on(student, masks),
         )
-        together = type(self.allocation).__name__ == "Global"
+        together = isinstance(self.allocation, Global)
         found = controls_of(
             model, targets, masks, task, granularity=self.granularity, seed=self.seed, together=together
         )

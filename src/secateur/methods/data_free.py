@@ -14,18 +14,16 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.graphs import copied
 from secateur.masks import Masks
-from secateur.meeting import Limit, meet
+from secateur.meeting import Limit
 from secateur.narrowing import narrow, structure_of
 from secateur.notes import describe
 from secateur.passage import wires_of
-from secateur.planning import plan
 from secateur.profiling import compare
 from secateur.protocols import Allocation
 from secateur.redundancy import DISTANCES, HISTOGRAMS, LEAST, Redundancy, merge_, redundancy_of
@@ -33,6 +31,7 @@ from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.targets import Ignore, refuse_unusable
 from secateur.task import Task
+from secateur.thinning import choose
 from secateur.units import Units
 
 __all__ = ["DataFree"]
@@ -133,20 +132,12 @@ class DataFree:
         self, model: nn.Module, coupling: Coupling, found: Sequence[Redundancy], example_inputs: Any
     ) -> tuple[list[int], tuple[str, ...]]:
         """How many units of each group stay, and what came of a budget."""
-        scores, channels = _scores(model, coupling, found), Channels(groups=coupling.groups())
-        allocation, said = self.allocation, ()
-        if isinstance(allocation, Limit):
-            met = meet(
-                model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=self.round_to
-            )
-            return [_left(one, met.masks) for one in found], (met.says(allocation.budget.cost, allocation.cost.unit),)
+        allocation = self.allocation
         if allocation is None:
-            gone = {channels.key(one.wire.group): round(self.fraction * one.predicted) for one in found}
-            allocation = _Without(gone=gone)
-        if self.round_to > 1:
-            entries = tuple((channels.key(group), group.entries) for group in coupling.groups())
-            allocation = Rounded(allocation=allocation, multiple=self.round_to, entries=entries)
-        masks = plan(scores, channels, allocation)
+            key = Channels(groups=coupling.groups()).key
+            allocation = _Without(gone={key(one.wire.group): round(self.fraction * one.predicted) for one in found})
+        scores = _scores(model, coupling, found)
+        masks, said = choose(model, coupling, scores, allocation, example_inputs=example_inputs, round_to=self.round_to)
         return [_left(one, masks) for one in found], said
 
     def _merged(self, model: nn.Module, found: Sequence[Redundancy], counts: Sequence[int]) -> nn.Module:

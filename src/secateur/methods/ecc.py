@@ -9,11 +9,12 @@ network is narrowed, measured, and, if a rounding missed the budget, narrowed a 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import Attached, last_step
 from secateur.errors import BadSchedule
 from secateur.holding import Hold, hold
 from secateur.limits import absolute, limit_of
@@ -96,15 +97,11 @@ class ECC:
             BadSchedule: no ``end_step`` and no ``total_steps``.
             NeedsTask, NothingToPrune, OverBudget, UnknownName: what is asked for cannot be had.
         """
-        end = self.end_step if self.end_step is not None else total_steps and round(0.6 * total_steps)
-        if end is None or (total_steps is not None and end > total_steps):
-            raise BadSchedule(
-                f"when are widths fixed? pass end_step= or total_steps=; it was {end} of {total_steps} steps"
-            )
+        end = last_step(self.end_step, total_steps, "widths")
         return ECCRun(self, model, optimizer, end, example_inputs=example_inputs, task=task)
 
 
-class ECCRun:
+class ECCRun(Attached):
     """An `ECC` at work."""
 
     def __init__(
@@ -221,9 +218,3 @@ class ECCRun:
             self._hold.renew(self._onto.masks(self._weights, self.limit, self._hold.masks))
         self.over = True
         self.optimizer.state.clear()
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError("a run is hooked to one model and optimizer: copy those, start again, load run.state_dict()")
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")

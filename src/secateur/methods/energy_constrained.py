@@ -9,11 +9,12 @@ single weights cost can be the budget's; ``energy`` is the analytic model of `se
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import Attached, last_step
 from secateur.curvature import Curvature
 from secateur.errors import BadSchedule, UnknownName
 from secateur.granularities.unstructured import Unstructured
@@ -95,19 +96,13 @@ class EnergyConstrained:
             BadSchedule: no ``end_step`` and no ``total_steps``, or the first after the second.
             NeedsTask, UnknownName, OverBudget, NothingToPrune: what is asked for cannot be had.
         """
-        end = self.end_step if self.end_step is not None else total_steps and round(0.6 * total_steps)
-        if end is None:
-            raise BadSchedule("when is the budget reached? pass end_step=, or total_steps= to start(): then after 60 %")
-        if total_steps is not None and end > total_steps:
-            raise BadSchedule(
-                f"the budget is reached at end_step={end}, after total_steps={total_steps}: choose it smaller"
-            )
+        end = last_step(self.end_step, total_steps, "masks")
         return EnergyConstrainedRun(
             self, model, optimizer, end, example_inputs=example_inputs, task=task, copies=copies
         )
 
 
-class EnergyConstrainedRun:
+class EnergyConstrainedRun(Attached):
     """An `EnergyConstrained` at work."""
 
     def __init__(
@@ -227,9 +222,3 @@ class EnergyConstrainedRun:
             min_kept=self.method.min_kept,
         )
         return plan(scores, Unstructured(), amount)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError("a run is hooked to one model and optimizer: copy those, start again, load run.state_dict()")
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")

@@ -20,11 +20,12 @@ last batch alone. ``memory`` carries scores over from renewal to renewal, so tha
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import Attached, last_step
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSchedule, NeedsTask
 from secateur.limits import share_of
@@ -110,18 +111,15 @@ class GDP:
             BadSchedule: masks would be fixed before they were ever chosen, or after the training ends.
             NothingToPrune, WrongModel, BadSparsity, OverBudget, UnknownName: what is asked for cannot be had.
         """
-        end = self.end_step if self.end_step is not None else total_steps and round(0.6 * total_steps)
-        if end is None:
-            raise BadSchedule("when do masks become fixed? pass end_step=, or total_steps= to start(): then after 60 %")
-        if end < self.warmup + self.batches or (total_steps is not None and end > total_steps):
+        end = last_step(self.end_step, total_steps, "masks")
+        if end < self.warmup + self.batches:
             raise BadSchedule(
-                f"masks become fixed at step {end}: that must be after warmup={self.warmup} and {self.batches} batches, and not after "
-                f"total_steps={total_steps}; choose end_step= accordingly"
+                f"masks are fixed at step {end}: that must be after warmup={self.warmup} and {self.batches} batches; choose end_step= accordingly"
             )
         return GDPRun(self, model, optimizer, end_step=end, example_inputs=example_inputs, task=task)
 
 
-class GDPRun:
+class GDPRun(Attached):
     """A `GDP` at work."""
 
     def __init__(
@@ -225,12 +223,6 @@ class GDPRun:
             example_inputs=self.example_inputs,
             round_to=self.method.round_to,
         )
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError("a run is hooked to one model and optimizer: copy those, start again, load run.state_dict()")
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")
 
 
 def _criterion_of(criterion: str | Criterion | None) -> Criterion | None:

@@ -10,11 +10,12 @@ Masks only shrink, unless the schedule says that it regrows. Between updates the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import Attached
 from secateur.errors import BadSchedule, WrongModel
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
@@ -88,7 +89,7 @@ class Gradual:
         return GradualRun(self, model, optimizer, task=task, example_inputs=example_inputs, copies=copies)
 
 
-class GradualRun:
+class GradualRun(Attached):
     """A `Gradual` at work. Also holds masks for ``optimizer`` until `finish`."""
 
     def __init__(
@@ -228,16 +229,6 @@ class GradualRun:
             assert isinstance(self._criterion, Criterion)
             found = self._criterion(self.model, self._targets, self.task)
         return replace(found, facts=self._targets)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError(
-            "a run is hooked to one model and one optimizer: copy those, start again, load run.state_dict()"
-        )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a run does not pickle, its state does: save run.state_dict() beside the model's and the optimizer's"
-        )
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: self.model.get_parameter(name) for name in self._targets}

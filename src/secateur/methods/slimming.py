@@ -11,11 +11,12 @@ a run with ``strength=0`` is the control.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import Attached
 from secateur.coupling import Coupling
 from secateur.criteria.bn_scale import BnScale, scales_of
 from secateur.errors import BadSchedule, NothingToPrune, WrongModel
@@ -90,7 +91,7 @@ class Slimming:
         return SlimmingRun(self, model, optimizer, example_inputs=example_inputs, task=task)
 
 
-class SlimmingRun:
+class SlimmingRun(Attached):
     """A `Slimming` at work."""
 
     def __init__(
@@ -174,12 +175,6 @@ class SlimmingRun:
         grown = "" if method.schedule is None else f", {describe(method.schedule)}"
         share = method.budget or f"sparsity {method.sparsity:g}"
         return f"slimming, strength {method.strength:g}{grown}, scope {method.scope}, {share}, channels narrowed"
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError("a run belongs to one model: copy the model, start again, load run.state_dict()")
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")
 
 
 def _penalised(model: nn.Module, coupling: Coupling) -> dict[str, tuple[nn.Parameter, Tensor]]:

@@ -1,23 +1,17 @@
-"""Text written beside its place first and renamed then, so that nobody ever sees half a file."""
+"""Text that replaces a file whole; permissions of the file that was there stay."""
 
-import os
-import tempfile
 from pathlib import Path
+
+from secateur.replacing import replacing
 
 __all__ = ["write_text"]
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Put ``text`` at ``path`` in one step; permissions of a file that is replaced stay."""
+    """Put ``text`` at ``path`` in one step."""
     goal = Path(path)
-    handle, name = tempfile.mkstemp(dir=goal.parent, prefix=f".{goal.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        beside.chmod(goal.stat().st_mode & 0o777 if goal.exists() else 0o644)
-        beside.replace(goal)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing(goal) as beside:
+        if goal.exists():
+            beside.chmod(goal.stat().st_mode & 0o777)
+        beside.write_text(text, encoding="utf-8")
     return goal

@@ -129,25 +129,8 @@ def compile_model(
                 "the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"
             ],
         )
-    axis = 1 if cache else 0
-    constants, programs, labels = Constants(), [], []
-    result: Any = None
-    for size in _sizes(example, batch, axis):
-        graph = captured(module, _sized(example, size, axis))
-        document, said = _program(graph, constants, size=size, axis=axis, values=values, form=form, cache=cache)
-        programs.append(document)
-        labels.append(said)
-        result = graph.result
-    document = {
-        "programs": programs,
-        "labels": labels,
-        "axis": axis,
-        "cache": cache,
-        "names": list(example.kwargs),
-        "values": values,
-    }
-    if result not in (None, 0, [0]):
-        document["result"] = result
+    constants = Constants()
+    document = _document(module, example, constants, batch=batch, cache=cache, values=values, form=form)
     threads = threads or torch.get_num_threads()
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
@@ -170,6 +153,23 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -
     for one in engine.programs:
         one._outside = runner(engine.arrays)
     return Compiled(engine, None)
+
+
+def _document(
+    module: nn.Module, example: Example, constants: Constants, *, batch: Any, cache: int, **how: Any
+) -> dict[str, Any]:
+    """A program for every batch size, and how the model is called; weights go into ``constants``."""
+    axis = 1 if cache else 0
+    programs, labels = [], []
+    result: Any = None
+    for size in _sizes(example, batch, axis):
+        graph = captured(module, _sized(example, size, axis))
+        made, said = _program(graph, constants, size=size, axis=axis, cache=cache, **how)
+        programs.append(made)
+        labels.append(said)
+        result = graph.result
+    about = {"axis": axis, "cache": cache, "names": list(example.kwargs), "values": how["values"]}
+    return {"programs": programs, "labels": labels, **about} | ({} if result in (None, 0, [0]) else {"result": result})
 
 
 def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -74,11 +74,11 @@ def column_obs(
     >>> w.tolist(), mask.tolist(), rise
     ([[3.0, 0.0]], [[True, False]], 1.0)
     """
-    w, u = weight.clone(), upper_factor(damped) if factor is None else factor
-    w = w.to(u.dtype)
+    u = upper_factor(damped) if factor is None else factor
+    w = weight.to(u.dtype, copy=True)
     rows, features = w.shape
     step = _step(block, choice)
-    given = choice if isinstance(choice, Tensor) else None
+    groups = choice if isinstance(choice, ColumnChoice) and choice.m else None
     mask = torch.ones(rows, features, dtype=torch.bool, device=w.device)
     lost = w.new_zeros(())
     left = choice.count if isinstance(choice, ColumnChoice) else 0
@@ -86,18 +86,18 @@ def column_obs(
         stop = min(start + step, features)
         inner, scale = u[start:stop, start:stop], u.diagonal()[start:stop]
         part, errors = w[:, start:stop].clone(), w.new_zeros(rows, stop - start)
-        if given is not None:
-            kept = given[:, start:stop].clone()
-        elif isinstance(choice, ColumnChoice) and not choice.m:
+        if isinstance(choice, Tensor):
+            kept = choice[:, start:stop].clone()
+        elif not groups:
             count = _share(left, rows, features - start, stop - start, choice)
             kept = _keep((part / scale).square(), count, choice)
             left -= int(kept.sum())
         else:
-            kept = torch.ones_like(part, dtype=torch.bool)
+            kept = torch.ones_like(part, dtype=torch.bool)  # said group by group, below
         for j in range(stop - start):
-            if isinstance(choice, ColumnChoice) and choice.m and j % choice.m == 0:
-                group = slice(j, j + choice.m)
-                kept[:, group] = _best(part[:, group] / scale[group], choice.n)
+            if groups and j % groups.m == 0:
+                group = slice(j, j + groups.m)
+                kept[:, group] = _best(part[:, group] / scale[group], groups.n)
             error = torch.where(kept[:, j], 0.0, part[:, j]) / inner[j, j]
             part[:, j:] -= error.unsqueeze(1) * inner[j, j:]
             errors[:, j] = error

@@ -14,9 +14,9 @@ from secateur.errors import WrongModel
 from secateur.masks import Masks
 from secateur.narrowing import structure_of
 from secateur.packing import Packed, pack
+from secateur.replacing import replacing
 from secateur.report import Pruned
 from secateur.rounding import restored, rounded
-from secateur.storage.replacing import replacing
 from secateur.storage.stored import APART, mask_key
 from secateur.structure import Structure
 

@@ -1,6 +1,8 @@
 """Depthwise and transposed convolutions, and what is left to do after a product."""
 
 import math
+from collections.abc import Sequence
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -61,26 +63,10 @@ def transposed(
 ) -> None:
     """Output pixel q*s + r of phase r adds up x[q + (r + padding - k*dilation) / s] over the taps k where that is whole."""
     n, _, height, width = plane_shape(one.out.shape)
-    (sy, sx), per = t.stride, weight.shape[1]
-    rows = per * t.groups
+    (sy, sx), rows = t.stride, weight.shape[1] * t.groups
     source, pitch = e.as_planes(x), e.planes.pitch(x)[0]
     shifts = back_shifts(t)
-    place = {s: k for k, s in enumerate(shifts)}
-    inner = x.shape[1] // t.groups
-    matrix = np.zeros((rows, sy * sx, x.shape[1], len(shifts)), np.float32)
-    for ry in range(sy):
-        for rx in range(sx):
-            for ky in range(t.kernel[0]):
-                for kx in range(t.kernel[1]):
-                    (dy, a), (dx, b) = (
-                        divmod(ry + t.above - ky * t.dilation[0], sy),
-                        divmod(rx + t.left - kx * t.dilation[1], sx),
-                    )
-                    if a or b:
-                        continue
-                    for g in range(t.groups):
-                        ins = slice(g * inner, (g + 1) * inner)
-                        matrix[g * per : (g + 1) * per, ry * sx + rx, ins, place[dy, dx]] += weight[ins, :, ky, kx].T
+    matrix = _by_phase(weight, t, shifts, x.shape[1])
     made = Value((n, rows * sy * sx, -(-height // sy), -(-width // sx)), x.dtype)
     e.planes.tie(made, x)
     planes = e.plane(made)
@@ -103,6 +89,24 @@ def transposed(
     finish(e, one, one.out)
     if one.residual is not None:
         e.made(one.out, e.view(one.out))
+
+
+def _by_phase(
+    weight: NDArray[np.float32], t: Taps, shifts: Sequence[tuple[int, int]], channels: int
+) -> NDArray[np.float32]:
+    """The weights as ``[rows, phases, channels, shifts]``: what each shift of the input adds to the output pixels of each phase."""
+    (sy, sx), per, inner = t.stride, weight.shape[1], channels // t.groups
+    place = {s: k for k, s in enumerate(shifts)}
+    matrix = np.zeros((per * t.groups, sy * sx, channels, len(shifts)), np.float32)
+    for ry, rx, ky, kx in product(range(sy), range(sx), range(t.kernel[0]), range(t.kernel[1])):
+        dy, a = divmod(ry + t.above - ky * t.dilation[0], sy)
+        dx, b = divmod(rx + t.left - kx * t.dilation[1], sx)
+        if a or b:
+            continue
+        for g in range(t.groups):
+            ins = slice(g * inner, (g + 1) * inner)
+            matrix[g * per : (g + 1) * per, ry * sx + rx, ins, place[dy, dx]] += weight[ins, :, ky, kx].T
+    return matrix
 
 
 def _woven(e: Emitter, planes: View, out: View, stride: tuple[int, int]) -> None:

@@ -1,5 +1,0 @@
-"""Where `secateur.replacing` was found before."""
-
-from secateur.replacing import replacing
-
-__all__ = ["replacing"]
