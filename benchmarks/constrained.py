@@ -1,11 +1,11 @@
 """Write ``benchmarks/constrained.md`` from the results of ADMM and of energy budgets: ``python -m benchmarks.constrained``."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS
+from benchmarks.tables import about, table
 
 PAGE = Path(__file__).with_name("constrained.md")
 TOP = """# Constrained training: ADMM and energy budgets
@@ -21,23 +21,10 @@ def found(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Markdown."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
 def spread(values: list[float]) -> str:
     """Mean, least and most."""
     mean = sum(values) / len(values)
     return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def foot(result: dict[str, Any]) -> str:
-    """Where and with what."""
-    machine = result["machine"]
-    return f"*{machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}, commit `{machine['secateur_commit']}`, {machine['date']}.*\n"
 
 
 def of_admm(name: str, title: str) -> str:
@@ -58,7 +45,7 @@ def of_admm(name: str, title: str) -> str:
         )  # fmt: skip
     settings = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in result.items() if k not in ("machine", "rows"))
     head = ("method", "weights left", "", "accuracy", "seeds", "processor seconds", "left by layer (first seed)")
-    return f"\n## {title}\n\n{settings}.\n\n{table(head, rows)}\n{foot(result)}"
+    return f"\n## {title}\n\n{settings}.\n\n{table(head, rows)}\n\n{about(result)}\n"
 
 
 def of_energy(name: str, title: str) -> str:
@@ -74,8 +61,8 @@ def of_energy(name: str, title: str) -> str:
         [f"{b} %", *(f"{by[m, b]['accuracy']:.2f} ({by[m, b]['energy']:.2%})" if (m, b) in by else "" for m in methods)]
         for b in budgets
     ]
-    about = f"Dense: {dense['accuracy']:.2f}, {result['dense_microjoules']:.1f} µJ. {result['steps']} steps of batch {result['batch']} each; in brackets the energy reached.\n"
-    return f"\n## {title}\n\n{about}\n{table(('energy', *methods), rows)}\n{foot(result)}"
+    said = f"Dense: {dense['accuracy']:.2f}, {result['dense_microjoules']:.1f} µJ. {result['steps']} steps of batch {result['batch']} each; in brackets the energy reached.\n"
+    return f"\n## {title}\n\n{said}\n{table(('energy', *methods), rows)}\n\n{about(result)}\n"
 
 
 def of_bilinear() -> str:
@@ -103,7 +90,7 @@ def of_bilinear() -> str:
     return (
         f"\n## The bilinear model: mean relative error on {result['held_out']} widths it has not seen\n\nMeasured: {measured}. Batch {result['batch']}, "
         f"ridge {result['ridge']}. The measurements are in `results/bilinear_*.csv`; those of the MobileNetV2-like network were "
-        f"taken as the least of several rounds, the others as ratios to the full network in turns.\n\n{table(head, rows)}\n{foot(result)}"
+        f"taken as the least of several rounds, the others as ratios to the full network in turns.\n\n{table(head, rows)}\n\n{about(result)}\n"
     )
 
 
@@ -123,7 +110,7 @@ def of_structured() -> str:
         for r in result["rows"]
     ]
     head = ("method", "MACs", "accuracy", "latency (dense = 1)", "widths")
-    return f"\n## Structured ADMM, a Fashion-MNIST convnet\n\n{result['steps']} steps after {result['dense_steps']} dense ones.\n\n{table(head, rows)}\n{foot(result)}"
+    return f"\n## Structured ADMM, a Fashion-MNIST convnet\n\n{result['steps']} steps after {result['dense_steps']} dense ones.\n\n{table(head, rows)}\n\n{about(result)}\n"
 
 
 def of_layers() -> str:
@@ -142,14 +129,14 @@ def of_layers() -> str:
         for r in result["rows"]
     ]
     head = ("method", "pattern", "Spearman x 100", "mean relative reconstruction error", "processor seconds")
-    return f"\n## Layer-wise ADMM (ALPS), the 18 linear layers of the upper half of MiniLM\n\n{table(head, rows)}\n{foot(result)}"
+    return f"\n## Layer-wise ADMM (ALPS), the 18 linear layers of the upper half of MiniLM\n\n{table(head, rows)}\n\n{about(result)}\n"
 
 
 def main() -> None:
     """Write the page."""
     parts = [TOP]
     for path in sorted(RESULTS.glob("admm_*.json")):
-        _, network, kept = path.stem.split("_", 1)[0], *path.stem.removeprefix("admm_").rsplit("_", 1)
+        network, kept = path.stem.removeprefix("admm_").rsplit("_", 1)
         title = {"lenet_5": "LeNet-5 (430,500 weights)", "lenet_300_100": "LeNet-300-100 (266,200 weights)"}[network]
         parts.append(of_admm(path.stem, f"{title} on MNIST, {int(kept):,} left"))
     parts += [of_structured(), of_layers()]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+WEIGHTS = Path.home() / ".cache" / "secateur-weights"  # packages that hold weights
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,15 @@ def read_idx(path: Path) -> Tensor:
 
 def load_mnist(data: Path = DATA, *, mean: float = 0.1307, std: float = 0.3081) -> Split:
     """All of MNIST, ``[N, 1, 28, 28]``, normalised."""
-    folder = data / "mnist"
+    return _idx_split(data / "mnist", mean, std)
 
+
+def load_fashion(data: Path = DATA) -> Split:
+    """All of Fashion-MNIST, ``[N, 1, 28, 28]``, normalised."""
+    return _idx_split(data / "fashion_mnist", 0.286, 0.353)
+
+
+def _idx_split(folder: Path, mean: float, std: float) -> Split:
     def images(part: str) -> Tensor:
         return (read_idx(folder / f"{part}-images-idx3-ubyte.gz").float().div_(255).sub_(mean) / std).unsqueeze(1)
 

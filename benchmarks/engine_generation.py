@@ -9,7 +9,6 @@ scale a row) or float32. One thread, in turns, medians of the rounds' ratios. Sp
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
+from benchmarks.data import WEIGHTS
 from benchmarks.engine import quantised
 from benchmarks.models.smollm import SmolLM, state_of, turned
 from benchmarks.record import options, record
+from benchmarks.turns import rounds_in_turns
 
 PAST = 64
 
@@ -68,7 +69,7 @@ class Step(nn.Module):
 def main() -> None:
     """Run and record."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--rounds", type=int, default=12)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,16 +127,7 @@ def measured(dense: SmolLM, sparsity: float, others: dict[str, Any], rounds: int
             session(ids[:, :1], places[:, :1])
 
         calls[values] = call
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, one in calls.items():
-            one()
-            took = []
-            for _ in range(5):
-                start = time.perf_counter()
-                one()
-                took.append(time.perf_counter() - start)
-            samples[name].append(statistics.median(took))
+    samples = rounds_in_turns(calls, rounds, 5)
     for name, times in samples.items():
         found[f"{name} ms"] = 1e3 * statistics.median(times)
     for values in ("float32", "int8"):

@@ -9,7 +9,6 @@ batch 1, in turns, medians of the rounds' ratios.
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import secateur as sc
-from benchmarks.data import load_cifar
+from benchmarks.data import WEIGHTS, load_cifar
 from benchmarks.models.cases import CASES, imagenet
 from benchmarks.record import options, record
+from benchmarks.turns import rounds_in_turns
 
 NETS = {
     "resnet56": 0.7,
@@ -35,7 +35,7 @@ NETS = {
 def main() -> None:
     """Run and record."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--nets", nargs="*", default=list(NETS))
     given = parser.parse_args()
@@ -82,19 +82,8 @@ def measured(name: str, sparsity: float, weights: Path, rounds: int) -> dict[str
 
 def against(ours: Any, theirs: Any, rounds: int) -> float:
     """The median of the rounds' ratios of times."""
-    ratios = []
-    for _ in range(rounds):
-        medians = []
-        for call in (ours, theirs):
-            call()
-            took = []
-            for _ in range(3):
-                start = time.perf_counter()
-                call()
-                took.append(time.perf_counter() - start)
-            medians.append(statistics.median(took))
-        ratios.append(medians[1] / medians[0])
-    return statistics.median(ratios)
+    samples = rounds_in_turns({"ours": ours, "theirs": theirs}, rounds, 3)
+    return statistics.median(b / a for a, b in zip(samples["ours"], samples["theirs"], strict=True))
 
 
 def calibrate_(name: str, model: nn.Module) -> None:

@@ -7,7 +7,6 @@
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import secateur as sc
 from benchmarks.engine import with_onnxruntime, with_openvino
 from benchmarks.engine_nets import prune_randomly_
 from benchmarks.record import options, record
+from benchmarks.turns import rounds_in_turns
 
 
 def main() -> None:
@@ -52,16 +52,7 @@ def main() -> None:
 
 def ratios(calls: dict[str, Any], rounds: int) -> dict[str, float]:
     """How many times faster than the better of ONNX Runtime and OpenVINO, and the milliseconds."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            took = []
-            for _ in range(7):
-                start = time.perf_counter()
-                call()
-                took.append(time.perf_counter() - start)
-            samples[name].append(statistics.median(took))
+    samples = rounds_in_turns(calls, rounds, 7)
     best = [min(pair) for pair in zip(samples["onnxruntime"], samples["openvino"], strict=True)]
     found = {f"{name} ms": 1e3 * statistics.median(times) for name, times in samples.items()}
     for name in ("float32", "float16", "int8"):

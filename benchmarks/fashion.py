@@ -11,6 +11,7 @@ as many steps as the dense network and the pruning had together. Accuracies are 
 import argparse
 import copy
 import itertools
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import secateur as sc
-from benchmarks.data import DATA, Split, read_idx
+from benchmarks.data import Split, load_fashion
 from benchmarks.record import options, record
 from benchmarks.tables import about, table
 from benchmarks.training import accuracy, each_batch
@@ -36,17 +37,6 @@ def convnet(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
     for before, width, stride in zip((1, *widths), widths, (1, 2, 1, 2), strict=False):
         layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
-
-
-def load(train: int) -> Split:
-    """Fashion-MNIST, the first ``train`` training images."""
-    folder = DATA / "fashion_mnist"
-
-    def part(name: str, count: int) -> Any:
-        images = read_idx(folder / f"{name}-images-idx3-ubyte.gz")[:count].float().div_(255).sub_(0.286).div_(0.353)
-        return images.unsqueeze(1), read_idx(folder / f"{name}-labels-idx1-ubyte.gz").long()[:count]
-
-    return Split(*part("train", train), *part("t10k", 10_000))
 
 
 def fit(model: nn.Module, data: Split, steps: int, *, seed: int, lr: float = 0.05, method: Any = None) -> Any:
@@ -148,8 +138,6 @@ def rows_of(data: Split, seed: int, dense_steps: int, steps: int) -> Iterator[di
 
 def section(found: dict[str, Any]) -> str:
     """The page's table: mean and deviation over seeds."""
-    import statistics
-
     rows = found["rows"]
     shares = sorted({row["share"] for row in rows}, reverse=True)[1:]
     dense = [r["accuracy"] for r in rows if r["method"] == "dense"]
@@ -174,7 +162,8 @@ def main() -> None:
     """Train, prune, measure, record."""
     args: argparse.Namespace = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    data = load(2560 if args.quick else 20_000)
+    whole, first = load_fashion(args.data), 2560 if args.quick else 20_000
+    data = Split(whole.x_train[:first], whole.y_train[:first], whole.x_test, whole.y_test)
     dense_steps, steps = (40, 40) if args.quick else (900, 600)
     rows = []
     for seed in range(1 if args.quick else args.seeds):

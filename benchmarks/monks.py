@@ -25,7 +25,6 @@ PROBLEMS = {  # hidden units, weight decay, floor of the training accuracy, and 
     3: (2, 1e-2, 93.4, (39, 4, 93.4, 97.2)),
 }
 METHODS = ("obs", "obd", "magnitude", "random")
-ALPHA = 1e-6
 
 
 def load(path: Path) -> tuple[Tensor, Tensor]:
@@ -196,7 +195,6 @@ def main() -> None:
             out=args.out,
             seconds=round(seconds, 1),
             paper={p: s[3] for p, s in PROBLEMS.items()},
-            alpha=ALPHA,
         )
 
 

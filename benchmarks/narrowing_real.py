@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from benchmarks.data import ROOT, load_cifar
+from benchmarks.data import ROOT, WEIGHTS, load_cifar
 from benchmarks.models.cases import CASES, Case, fetch
 from benchmarks.record import options, record
+from benchmarks.tables import about
 from secateur.coupling.running import tensors_of
 
 SPARSITIES = (0.1, 0.3, 0.5)
@@ -190,12 +191,7 @@ def page(results: Path) -> str:
             f"* {row['sparsity']:.0%} of every group: {row['accuracy']:.1f} → {row['recalibrated']:.1f} %"
             for row in scores
         ]
-    machine = found["machine"]
-    lines += [
-        "",
-        f"{machine['cpu']}, torch {machine['torch']}, commit {machine['secateur_commit']}, {machine['date']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", about(found)]) + "\n"
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -213,7 +209,7 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, one network after the other; results are written after each."""
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--only", help="networks with this in their name; the rows of others stay as they were")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each latency")
     parser.add_argument("--load", help="internal: NAME=FOLDER")

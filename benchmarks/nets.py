@@ -96,6 +96,14 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+def load_lenet_300_100(path: str) -> nn.Module:
+    """The LeNet-300-100 of the L-OBS authors (inputs in [0, 1]), whatever its layers are called, in evaluation mode."""
+    model = make_lenet_300_100()
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    return model.eval()
+
+
 def load_resnet(path: str, blocks: int) -> nn.Module:
     """A pretrained CIFAR ResNet, in evaluation mode."""
     model = CifarResNet(blocks)

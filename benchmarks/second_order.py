@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from benchmarks.anchor import load_mlp
-from benchmarks.data import load_cifar, load_mnist
+from benchmarks.data import WEIGHTS, load_cifar, load_mnist
 from benchmarks.models.smollm import SmolLM, state_of
 from benchmarks.models.stories import Stories, stories_state
-from benchmarks.nets import load_resnet, make_lenet_300_100, make_mlp
+from benchmarks.nets import load_lenet_300_100, load_resnet, make_mlp
 from benchmarks.record import options, record, timed
 from benchmarks.resnet import as_in_training
 from benchmarks.training import accuracy, train
@@ -54,9 +54,7 @@ LAYERWISE = {
 def lenet(args: Any) -> tuple[Judge, Iterator[Case]]:
     """The budgets of the L-OBS repository, 5/20/70 %, and 3/10/60 %."""
     data = load_mnist(args.data, mean=0.0, std=1.0)
-    model = make_lenet_300_100()
-    state = torch.load(args.data / "models" / "lenet300_100_mnist.pt", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    model = load_lenet_300_100(str(args.data / "models" / "lenet300_100_mnist.pt"))
     task = sc.Task(list(data.x_train[:10_000].split(1000)))
 
     def cases() -> Iterator[Case]:
@@ -110,7 +108,7 @@ def mlp(args: Any) -> tuple[Judge, Iterator[Case]]:
 def resnet20(args: Any) -> tuple[Judge, Iterator[Case]]:
     """Convolutions inside the blocks; batch norms refreshed on images prepared as in training, for every row."""
     data = load_cifar(args.data)
-    model = load_resnet(args.data / "models" / "resnet20_cifar10.pt", 3)
+    model = load_resnet(str(args.data / "models" / "resnet20_cifar10.pt"), 3)
     fresh = as_in_training(data.x_train[:2000])
     task = sc.Task(list(as_in_training(data.x_train[:1000], seed=1).split(250)))
 
@@ -203,7 +201,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("network", choices=[*NETWORKS, "speed"])
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "secateur-weights")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--folder", type=Path, help="where finished blocks are kept, to take up a run that was killed")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()

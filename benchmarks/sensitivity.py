@@ -16,7 +16,7 @@ from torch import nn
 
 import secateur as sc
 from benchmarks.data import Split, load_cifar, load_mnist
-from benchmarks.nets import load_resnet, make_lenet_300_100
+from benchmarks.nets import load_lenet_300_100, load_resnet
 from benchmarks.record import options, record, timed
 from benchmarks.training import accuracy
 from secateur.criteria.magnitude import Magnitude
@@ -28,9 +28,7 @@ OTHERS = ("layer", "global", "erk", "lamp")
 
 
 def lenet(given: argparse.Namespace) -> tuple[nn.Module, Split]:
-    model = make_lenet_300_100()
-    state = torch.load(given.data / "models" / "lenet300_100_mnist.pt", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    model = load_lenet_300_100(str(given.data / "models" / "lenet300_100_mnist.pt"))
     return model, load_mnist(given.data, mean=0.0, std=1.0)
 
 

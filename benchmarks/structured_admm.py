@@ -7,28 +7,17 @@ tunes the rest; L1 and Taylor take them out at once and then train all steps. La
 """
 
 import copy
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import secateur as sc
-from benchmarks.data import Split, read_idx
+from benchmarks.data import load_fashion
 from benchmarks.energy import fit
 from benchmarks.record import options, record
 from benchmarks.training import accuracy
 from secateur.costs.latency import Latency
-
-
-def load_fashion(data: Any) -> Split:
-    """Fashion-MNIST, normalised."""
-    folder = data / "fashion_mnist"
-    parts = []
-    for part in ("train", "t10k"):
-        parts.append((read_idx(folder / f"{part}-images-idx3-ubyte.gz").float().div_(255) - 0.286).unsqueeze(1) / 0.353)
-        parts.append(read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long())
-    return Split(*parts)
 
 
 def make() -> nn.Module:

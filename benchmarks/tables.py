@@ -25,7 +25,7 @@ ELSEWHERE = {  # scripts that write their own section
     "filters": "benchmarks.filters.table",
     "fashion": "benchmarks.fashion",
 }
-PAGES = ("coverage", "narrowing_real", "engine", "constrained", "coevolution")
+PAGES = ("coverage", "narrowing_real", "engine", "constrained", "second_order", "coevolution")
 INTRODUCTION = """# Benchmarks
 
 Every table comes from a JSON file in `results/`, written by a script that anyone can run (`python -m benchmarks.<script> --help`,

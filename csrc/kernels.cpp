@@ -12,13 +12,12 @@ namespace SEC_ISA {
 using namespace secateur;
 
 template <int NV>
-SEC_INLINE void finish(Vec (&sums)[NV], int64_t row, float* y, const Ending& e) {
+SEC_INLINE void finish(Vec (&sums)[NV], float* y, const Ending& e) {
   SEC_UNROLL for (int v = 0; v < NV; v++) {
     Vec value = sums[v];
     if (e.last) value = at_most(at_least(value, splat(e.low)), splat(e.high));
     store(y + v * W, value);
   }
-  (void)row;
 }
 
 template <int NV>
@@ -54,8 +53,7 @@ void rows(const Word* stream, const Group* from, const Group* to, const char* x,
     }
     // Backwards: a group that is not full repeats its first row, which must be written last.
     SEC_UNROLL for (int r = NR - 1; r >= 0; r--) {
-      float* out = y + g->rows[r] * stride;
-      finish(sums[r], g->rows[r], out, e);
+      finish(sums[r], y + g->rows[r] * stride, e);
     }
     if (e.last && e.act != Act::none) {
       for (int r = 0; r < NR; r++) {
@@ -84,7 +82,7 @@ void blocks(const Word* stream, const Group* from, const Group* to, const char* 
         SEC_UNROLL for (int v = 0; v < NV; v++) sums[r][v] += w * in[v];
       }
     }
-    SEC_UNROLL for (int r = 0; r < R; r++) finish(sums[r], g->rows[0] + r, out + r * stride, e);
+    SEC_UNROLL for (int r = 0; r < R; r++) finish(sums[r], out + r * stride, e);
     if (e.last && e.act != Act::none)
       for (int r = 0; r < R; r++) act(e.act, e.a, e.b, out + r * stride, out + r * stride, NV * W);
   }

@@ -51,10 +51,13 @@ class Product final : public Op {
   void lay_blocks(const Part& part, Laid& to, int64_t stride, int share, int shares) const;
   Choice usual(const Program& program) const;
   int64_t in_block(int64_t column) const { return channel_[column] / choice_.block; }
+  bool fits(int64_t stride) const { return (Checked(channels_ - 1) * stride + reach_) * 4 <= INT32_MAX; }  // every offset below
+  bool fits_packed() const { return fits(kMostVectors * 16 + (reach_ + 15) / 16 * 16); }
   int32_t offset(int64_t column, int64_t stride) const { return int32_t((channel_[column] * stride + shift_[column]) * 4); }
   void block(const Context& c, int share, int64_t from, int64_t vectors) const;
 
-  Tensor x_, y_, residual_;
+  Tensor x_, residual_;
+  Output y_;
   bool has_residual_;
   int64_t rows_, columns_, channels_, positions_, x_stride_, y_stride_, reach_ = 0, back_ = 0;
   const float* bias_;
@@ -72,7 +75,7 @@ class Product final : public Op {
 // (height, first row, groups, has columns); numbers: low, high, a, b; arrays: bias, channel of each column, shift of each column,
 // then (starts, index, values) or (values) of the parts.
 Product::Product(const Program& program, const Args& a)
-    : x_(a.tensor(0)), y_(a.tensor(1)), has_residual_(a.tensors.size() > 2) {
+    : x_(a.tensor(0)), y_(a.output(1)), has_residual_(a.tensors.size() > 2) {
   demand(x_.rank == 2 && y_.rank == 2 && x_.space == Space::arena && y_.space == Space::arena, "a product needs two matrices");
   demand(x_.stride[1] == 1 && y_.stride[1] == 1, "a product needs neighbouring positions");
   channels_ = x_.shape[0], x_stride_ = x_.stride[0];
@@ -86,6 +89,7 @@ Product::Product(const Program& program, const Args& a)
               &shift = program.array(a.arrays.at(2), "i");
   columns_ = channel.size;
   demand(bias.size == rows_ && shift.size == columns_, "a product's arrays do not match");
+  demand(rows_ <= INT32_MAX && columns_ <= INT32_MAX, "a product has more rows or columns than 32 bits count");
   bias_ = static_cast<const float*>(bias.data);
   channel_ = static_cast<const int32_t*>(channel.data);
   const int32_t* shifts = static_cast<const int32_t*>(shift.data);
@@ -94,7 +98,7 @@ Product::Product(const Program& program, const Args& a)
   ending_ = {bias_, nullptr, has_residual_ ? residual_.stride[0] : 0, a.number(0), a.number(1), true, true, Act(act), a.number(2), a.number(3)};
 
   int64_t least = 0, most = 0;
-  demand(x_stride_ > 0 && channels_ * x_stride_ < (int64_t(1) << 29), "activations are too large for 32-bit offsets");
+  demand(x_stride_ > 0, "channels run backwards");
   for (int64_t k = 0; k < columns_; k++) {
     demand(channel_[k] >= 0 && channel_[k] < channels_ && std::abs(int64_t(shifts[k])) < (1 << 24), "a column reads outside of its input");
     least = std::min<int64_t>(least, shifts[k]), most = std::max<int64_t>(most, shifts[k]);
@@ -114,9 +118,9 @@ Product::Product(const Program& program, const Args& a)
   for (; word < a.ints.size(); word += 4) {
     Part p{a.integer(word), a.integer(word + 1), a.integer(word + 2), nullptr, nullptr, nullptr};
     demand(p.height == 1 || p.height == 2 || p.height == 4, "blocks are 1, 2 or 4 rows high");
-    demand(p.first_row >= 0 && p.groups >= 0 && p.groups <= rows_ && p.first_row + p.groups * p.height <= rows_, "a part has rows that are not there");
+    demand(p.first_row >= 0 && p.groups >= 0 && Checked(p.groups) * p.height + p.first_row <= rows_, "a part has rows that are not there");
     for (int64_t r = 0; r < p.groups * p.height; r++) demand(!seen[p.first_row + r]++, "a row occurs twice");
-    int64_t entries = p.groups * columns_;
+    Checked entries = Checked(p.groups) * columns_;
     if (a.integer(word + 3)) {
       const Array &starts = program.array(a.arrays.at(array), "i"), &index = program.array(a.arrays.at(array + 1), "i");
       array += 2;
@@ -125,10 +129,10 @@ Product::Product(const Program& program, const Args& a)
       for (int64_t g = 0; g < p.groups; g++) demand(p.starts[g] <= p.starts[g + 1], "sparse rows run backwards");
       entries = p.starts[p.groups];
       demand(entries == index.size, "sparse rows have another length");
-      for (int64_t k = 0; k < entries; k++) demand(p.index[k] >= 0 && p.index[k] < columns_, "a sparse column is not there");
+      for (int64_t k = 0; k < index.size; k++) demand(p.index[k] >= 0 && p.index[k] < columns_, "a sparse column is not there");
     }
     const Array& values = program.array(a.arrays.at(array++), "f");
-    demand(values.size == entries * p.height, "a product has too few or too many weights");
+    demand(entries * p.height == values.size, "a product has too few or too many weights");
     p.values = static_cast<const float*>(values.data);
     nonzeros_ += values.size;
     parts_.push_back(p);
@@ -155,7 +159,7 @@ Choice Product::usual(const Program& program) const {
     int64_t panel = (int64_t(c.vectors) * width + reach_) * 4, block = 64;
     while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < 20)) block *= 2;
     if (block < channels_) c.block = int(block);
-    c.pack = reach_ > 0 ? rows_ >= 64 : double(rows_) * density > 90;  // a copy pays if every channel is read often
+    c.pack = fits_packed() && (reach_ > 0 ? rows_ >= 64 : double(rows_) * density > 90);  // a copy pays if every channel is read often
   }
   int64_t pieces = (registers + c.vectors - 1) / c.vectors;
   c.split = program.threads() > 1 && pieces < 2 * program.threads();
@@ -176,7 +180,7 @@ std::vector<std::vector<int>> Product::choices(int threads) const {
   for (int block : {1 << 30, 64, 128, 256}) {
     if (block != 1 << 30 && block >= channels_) continue;
     for (auto form : forms)
-      for (int pack = 0; pack < 2; pack++)
+      for (int pack = 0; pack < (fits_packed() ? 2 : 1); pack++)
         for (int split = 0; split < (threads > 1 ? 2 : 1); split++) all.push_back({form.first, form.second, block, pack, split});
   }
   return all;
@@ -214,6 +218,7 @@ void Product::lay(const Program& program) {
     one.vectors = tightest;
     int64_t panel = tightest * k->width + (reach_ + 15) / 16 * 16;
     int64_t stride = choice_.pack ? panel : x_stride_;
+    demand(fits(stride), "activations are too large for 32-bit offsets");
     one.groups.resize(size_t(shares_) * blocks_);
     for (int s = 0; s < shares_; s++) parts_[i].height == 1 ? lay_rows(parts_[i], one, stride, s, shares_) : lay_blocks(parts_[i], one, stride, s, shares_);
   }
@@ -326,7 +331,7 @@ void Product::run(const Context& c) const {
 // ints: kind of values, sparse, act; numbers: a, b; arrays: bias, values, [starts, index], [scales].
 class Vectors final : public Op {
  public:
-  Vectors(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), act_(Act(a.integer(2))), a_(a.number(0)), b_(a.number(1)) {
+  Vectors(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), act_(Act(a.integer(2))), a_(a.number(0)), b_(a.number(1)) {
     demand(x_.rank == 2 && y_.rank == 2 && x_.shape[0] == y_.shape[0], "a product needs two matrices");
     demand((x_.stride[1] == 1 || x_.shape[1] == 1) && (y_.stride[1] == 1 || y_.shape[1] == 1), "a vector has gaps");
     demand(a.integer(2) >= 0 && a.integer(2) < int64_t(Act::last) && a.integer(0) >= 0 && a.integer(0) < 3, "an unknown activation or type");
@@ -338,16 +343,12 @@ class Vectors final : public Op {
     size_t next = 2;
     bytes_ = values.size * (m_.kind == Values::f32 ? 4 : m_.kind == Values::f16 ? 2 : 1);
     if (a.integer(1)) {
-      const Array &starts = program.array(a.arrays.at(2), "i"), &index = program.array(a.arrays.at(3), "H");
+      set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
       next = 4;
-      m_.starts = static_cast<const int32_t*>(starts.data), m_.index = static_cast<const uint16_t*>(index.data);
-      demand(starts.size == m_.rows + 1 && m_.starts[0] == 0 && m_.starts[m_.rows] == index.size && index.size == values.size, "sparse rows do not match");
-      for (int64_t r = 0; r < m_.rows; r++) demand(m_.starts[r] <= m_.starts[r + 1], "sparse rows run backwards");
-      for (int64_t k = 0; k < index.size; k++) demand(m_.index[k] < m_.columns, "a sparse column is not there");
-      bytes_ += index.size * 2;
+      bytes_ += values.size * 2;
     } else {
       m_.index = nullptr, m_.starts = nullptr;
-      demand(values.size == m_.rows * m_.columns, "a matrix has another size");
+      demand(Checked(m_.rows) * m_.columns == values.size, "a matrix has another size");
     }
     m_.scales = nullptr;
     if (m_.kind == Values::i8) {
@@ -379,17 +380,13 @@ class Vectors final : public Op {
   int64_t bytes() const override { return bytes_; }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Gemv m_;
   Act act_;
   float a_, b_;
   int64_t bytes_;
 };
-
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
 
 }  // namespace
 

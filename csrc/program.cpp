@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -39,17 +40,27 @@ const Tensor& Args::tensor(size_t k) const {
   return tensors[k];
 }
 
-float* Context::at(const Tensor& t) const {
+Output Args::output(size_t k) const {
+  demand(tensor(k).space != Space::constant, "a constant cannot be written");
+  return {tensor(k)};
+}
+
+const float* Context::at(const Tensor& t) const {
+  if (t.space == Space::constant) return static_cast<const float*>((*constants)[t.id].data) + t.offset;
+  return at(Output{t});
+}
+
+float* Context::at(const Output& t) const {
   switch (t.space) {
     case Space::arena: return arena + t.offset;
     case Space::state: return state + t.offset;
-    case Space::slot: return slots[t.id] + t.offset;
-    default: return const_cast<float*>(static_cast<const float*>((*constants)[t.id].data)) + t.offset;
+    default: return slots[t.id] + t.offset;
   }
 }
 
-float* Context::floats(int64_t n) const {
-  if (int64_t(scratch->size()) < n + 64) scratch->resize(n + 64);
+float* Context::floats(Checked n) const {
+  int64_t size = (n + 64).value();  // room to align
+  if (int64_t(scratch->size()) < size) scratch->resize(size);
   auto p = reinterpret_cast<uintptr_t>(scratch->data());
   return reinterpret_cast<float*>((p + 63) / 64 * 64);
 }
@@ -76,20 +87,40 @@ void Barrier::wait(int threads) {
 
 namespace {
 
+// The first error of the threads of one call, kept for the caller: none may leave a worker. After it, no thread begins anything,
+// but all still meet at the barriers.
+class Failure {
+ public:
+  template <class F>
+  void guard(F work) {
+    if (happened_.load(std::memory_order_relaxed)) return;
+    try {
+      work();
+    } catch (...) {
+      if (!happened_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+  void raise() const {  // when every thread is done
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic<bool> happened_{false};
+  std::exception_ptr error_;
+};
+
 // Threads that wait for work: awake for a moment after each piece, then asleep.
 class Pool {
  public:
   explicit Pool(int threads) : process_(getpid()) {
-    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { serve(t); });
-  }
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> guard(lock_);
-      closing_ = true;
+    try {
+      for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { serve(t); });
+    } catch (...) {  // the system gives no more threads
+      close();
+      throw;
     }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
   }
+  ~Pool() { close(); }
   void run(const std::function<void(int)>& work) {
     work_ = &work;
     left_.store(int(workers_.size()), std::memory_order_relaxed);
@@ -107,6 +138,14 @@ class Pool {
   bool of_this_process() const { return process_ == getpid(); }
 
  private:
+  void close() {
+    {
+      std::lock_guard<std::mutex> guard(lock_);
+      closing_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
   void serve(int t) {
     int done = 0;
     while (true) {
@@ -161,8 +200,9 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 Program::Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels)
     : arena_(arena), state_(state), slots_(std::move(slots)), threads_(threads), kernels_(kernels) {
-  demand(arena >= 0 && arena < (int64_t(1) << 34) && state >= 0 && state < (int64_t(1) << 34), "an impossible amount of memory");
+  demand(arena >= 0 && arena < kMostFloats && state >= 0 && state < kMostFloats, "an impossible amount of memory");
   demand(threads >= 1 && threads <= 256, "an impossible number of threads");
+  for (int64_t n : slots_) demand(n >= 0 && n < kMostFloats, "an impossible amount of memory");
 }
 
 int64_t Program::constant(Array a) {
@@ -176,7 +216,7 @@ const Array& Program::array(int64_t id, const char* types) const {
   return constants_[id];
 }
 
-void Program::inside(const Tensor& t, int64_t low, int64_t high) const {
+void Program::inside(const Tensor& t, Checked low, Checked high) const {
   int64_t size = 0;
   if (t.space == Space::arena) size = arena_;
   else if (t.space == Space::state) size = state_;
@@ -184,21 +224,29 @@ void Program::inside(const Tensor& t, int64_t low, int64_t high) const {
     demand(t.id >= 0 && t.id < int64_t(slots_.size()), "an operation names an input or output that is not there");
     size = slots_[t.id];
   } else size = array(t.id, "f").size;
-  demand(t.offset >= 0 && t.offset + low >= 0 && t.offset + high <= size && low <= high, "an operation reaches outside of its memory");
+  demand(t.offset >= 0 && t.offset <= size && low <= high && low + t.offset >= 0 && high + t.offset <= size,
+         "an operation reaches outside of its memory");
 }
 
 void Program::inside(const Tensor& t) const {
-  int64_t low = 0, high = 1;
+  Checked low = 0, high = 1, elements = 1;
   demand(t.rank >= 0 && t.rank <= kMostDims, "a tensor has too many dimensions");
   for (int d = 0; d < t.rank; d++) {
-    demand(t.shape[d] > 0 && t.shape[d] < (int64_t(1) << 34), "a tensor has an impossible size");
-    demand(t.stride[d] > -(int64_t(1) << 28) && t.stride[d] < (int64_t(1) << 34), "a tensor has an impossible stride");
-    int64_t reach = 0;
-    demand(!__builtin_mul_overflow(t.shape[d] - 1, t.stride[d], &reach) && reach < (int64_t(1) << 40) && reach > -(int64_t(1) << 40),
-           "a tensor is impossibly large");
-    (reach < 0 ? low : high) += reach;
+    demand(t.shape[d] > 0 && t.shape[d] < kMostFloats, "a tensor has an impossible size");
+    demand(t.stride[d] > -(int64_t(1) << 28) && t.stride[d] < kMostFloats, "a tensor has an impossible stride");
+    Checked reach = Checked(t.shape[d] - 1) * t.stride[d];
+    elements = elements * t.shape[d];  // more than there are floats where a stride is 0
+    demand(elements < kMostElements && reach < kMostElements && reach > -kMostElements, "a tensor is impossibly large");
+    (reach < 0 ? low : high) = (reach < 0 ? low : high) + reach;
   }
   inside(t, low, high);
+}
+
+void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values) {
+  m.starts = static_cast<const int32_t*>(starts.data), m.index = static_cast<const uint16_t*>(index.data);
+  demand(starts.size == m.rows + 1 && m.starts[0] == 0 && m.starts[m.rows] == index.size && index.size == values, "sparse rows do not match");
+  for (int64_t r = 0; r < m.rows; r++) demand(m.starts[r] <= m.starts[r + 1], "sparse rows run backwards");
+  for (int64_t k = 0; k < index.size; k++) demand(m.index[k] < m.columns, "a sparse column is not there");
 }
 
 Maker maker_of(const std::string& kind) {
@@ -211,7 +259,9 @@ void Program::add(const std::string& kind, const Args& args) {
   Maker maker = maker_of(kind);
   if (!maker) throw Refused("there is no operation '" + kind.substr(0, 40) + "'");
   for (const Tensor& t : args.tensors) inside(t);
-  ops_.push_back(maker(*this, args));
+  std::unique_ptr<Op> op = maker(*this, args);
+  demand(op->scratch(*kernels_) <= kMostScratch, "an operation needs too much scratch");
+  ops_.push_back(std::move(op));
 }
 
 std::unique_ptr<float[]> Program::borrow() {
@@ -244,16 +294,17 @@ void Program::run_in(float* arena, float* const* slots, float* state, int64_t po
   Lease lease(threads_);
   int threads = lease.pool ? threads_ : 1;
   Barrier barrier;
+  Failure failure;
   std::function<void(int)> work = [&](int thread) {
     static thread_local std::vector<float> scratch;
     Context c{arena, state, slots, &constants_, kernels_, position, thread, threads, &scratch, outside};
     for (size_t k = 0; k < ops_.size(); k++) {
       double start = seconds ? now() : 0;
-      if (ops_[k]->parallel()) ops_[k]->run(c);
+      if (ops_[k]->parallel()) failure.guard([&] { ops_[k]->run(c); });
       else if (thread == 0) {
         Context alone = c;
         alone.threads = 1;
-        ops_[k]->run(alone);
+        failure.guard([&] { ops_[k]->run(alone); });
       }
       barrier.wait(threads);
       if (seconds && thread == 0) seconds[k] = now() - start;
@@ -261,6 +312,7 @@ void Program::run_in(float* arena, float* const* slots, float* state, int64_t po
   };
   if (lease.pool) lease.pool->run(work);
   else work(0);
+  failure.raise();
 }
 
 std::vector<int> Program::tune(size_t op, int rounds) {
@@ -281,13 +333,15 @@ std::vector<int> Program::tune(size_t op, int rounds) {
     for (int r = 0; r < rounds; r++) {
       Lease lease(threads_);
       int threads = lease.pool ? threads_ : 1;
+      Failure failure;
       std::function<void(int)> work = [&](int thread) {
         static thread_local std::vector<float> scratch;
-        one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr});
+        failure.guard([&] { one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr}); });
       };
       double start = now();
       if (lease.pool) lease.pool->run(work);
       else work(0);
+      failure.raise();
       double seconds = now() - start;
       took = std::min(took, seconds);
       if (r == 1 && took > 2 * shortest) break;
@@ -299,7 +353,7 @@ std::vector<int> Program::tune(size_t op, int rounds) {
   return best;
 }
 
-Walk::Walk(std::initializer_list<const Tensor*> tensors) : operands(int(tensors.size())) {
+Walk::Walk(Tensors tensors) : operands(int(tensors.size())) {
   const Tensor* t[4] = {};
   int count = 0;
   for (const Tensor* one : tensors) t[count++] = one;

@@ -3,23 +3,22 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "kernels.h"
 
 namespace secateur {
 
 constexpr int kMostDims = 8;
+constexpr int64_t kMostFloats = int64_t(1) << 34;    // of an arena, a state, an input or output
+constexpr int64_t kMostElements = int64_t(1) << 40;  // of a tensor, repeated ones counted
+constexpr int64_t kMostScratch = int64_t(1) << 30;   // floats of one operation in one thread
 constexpr int64_t kGuard = 1024;  // floats before and after an arena: kernels write whole registers
-
-struct Refused : std::runtime_error {  // a program that would read or write where it must not, or makes no sense
-  using std::runtime_error::runtime_error;
-};
-void demand(bool truth, const char* what);
 
 enum class Space : int { arena, constant, slot, state };
 
@@ -31,6 +30,10 @@ struct Tensor {  // sizes and strides in floats
   int64_t shape[kMostDims] = {}, stride[kMostDims] = {};
   int64_t numel() const;
 };
+
+struct Output : Tensor {};  // one that is written: no constant, which other programs share and which may be a mapped file
+
+using Tensors = std::initializer_list<const Tensor*>;
 
 struct Array {  // a constant of the file; the memory belongs to somebody else
   const void* data = nullptr;
@@ -54,8 +57,9 @@ struct Context {
   std::vector<float>* scratch;
   const std::function<void(int64_t)>* outside;  // what runs elsewhere, on slots
 
-  float* at(const Tensor& t) const;
-  float* floats(int64_t n) const;  // scratch of this thread
+  const float* at(const Tensor& t) const;
+  float* at(const Output& t) const;
+  float* floats(Checked n) const;  // scratch of this thread
   void share(int64_t total, int64_t& from, int64_t& to, int64_t grain = 1) const;
 };
 
@@ -67,6 +71,7 @@ struct Args {  // what an operation is made of; read with checks
   int64_t integer(size_t k) const;
   float number(size_t k) const;
   const Tensor& tensor(size_t k) const;
+  Output output(size_t k) const;
 };
 
 class Program;
@@ -74,6 +79,7 @@ class Program;
 struct Op {
   virtual ~Op() = default;
   virtual void run(const Context& c) const = 0;
+  virtual Checked scratch(const Kernels&) const { return 0; }  // the most floats that it asks a context for, if a file can make them many
   virtual bool parallel() const { return true; }  // false: only the first thread works
   virtual std::string choice() const { return ""; }
   virtual std::vector<std::vector<int>> choices(int) const { return {}; }
@@ -92,12 +98,12 @@ class Program {
 
   const Array& array(int64_t id, const char* types) const;
   // The range [low, high) of floats from t's offset that an operation touches must lie inside.
-  void inside(const Tensor& t, int64_t low, int64_t high) const;
+  void inside(const Tensor& t, Checked low, Checked high) const;
+  // The whole tensor must; afterwards no product of its sizes, nor of a size and its stride, wraps around.
   void inside(const Tensor& t) const;
   std::string choice(size_t op) const { return ops_.at(op)->choice(); }
   int64_t bytes(size_t op) const { return ops_.at(op)->bytes(); }
   size_t size() const { return ops_.size(); }
-  int64_t arena_size() const { return arena_; }
   int64_t state_size() const { return state_; }
   const std::vector<int64_t>& slots() const { return slots_; }
   int threads() const { return threads_; }
@@ -124,13 +130,20 @@ Maker find_product(const std::string& kind);
 Maker find_spatial(const std::string& kind);
 Maker find_tensor(const std::string& kind);
 Maker find_sequence(const std::string& kind);
+template <class T>
+std::unique_ptr<Op> make(const Program& program, const Args& args) {
+  return std::make_unique<T>(program, args);
+}
+
+// Checks compressed sparse rows of `m.rows` by `m.columns` with so many values, and lets `m` read them.
+void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values);
 
 // Dimensions of several tensors walked together: size-1 ones dropped, mergeable ones merged, ordered by the first one's strides.
 struct Walk {
   int rank = 0, operands = 0;
   int64_t shape[kMostDims] = {}, stride[4][kMostDims] = {};
   Walk() = default;
-  Walk(std::initializer_list<const Tensor*> tensors);
+  Walk(Tensors tensors);
   int64_t outer() const;  // how many runs of the innermost dimension
   void at(int64_t index, int64_t* offsets) const;
   int64_t inner() const { return rank ? shape[rank - 1] : 1; }

@@ -13,15 +13,19 @@ namespace {
 // ints: causal, cached; numbers: scale. With cached, k and v are the whole caches: they hold `position` tokens, and the T new ones.
 class Attention final : public Op {
  public:
-  Attention(const Program&, const Args& a) : q_(a.tensor(0)), k_(a.tensor(1)), v_(a.tensor(2)), out_(a.tensor(3)), causal_(a.integer(0)), cached_(a.integer(1)), scale_(a.number(0)) {
-    for (const Tensor* t : {&q_, &k_, &v_, &out_}) demand(t->rank == 4, "attention needs four dimensions");
+  Attention(const Program&, const Args& a) : q_(a.tensor(0)), k_(a.tensor(1)), v_(a.tensor(2)), out_(a.output(3)), causal_(a.integer(0)), cached_(a.integer(1)), scale_(a.number(0)) {
+    for (const Tensor* t : Tensors{&q_, &k_, &v_, &out_}) demand(t->rank == 4, "attention needs four dimensions");
     demand(k_.shape[1] > 0 && q_.shape[1] % k_.shape[1] == 0 && v_.shape[1] == k_.shape[1] && k_.shape[3] == q_.shape[3] && v_.shape[2] == k_.shape[2], "heads do not match");
-    demand(out_.shape[1] == q_.shape[1] && out_.shape[2] == q_.shape[2] && out_.shape[3] == v_.shape[3] && out_.space != Space::constant, "heads do not match");
-    for (const Tensor* t : {&k_, &v_, &out_}) demand(t->shape[0] == q_.shape[0], "batches do not match");
+    demand(out_.shape[1] == q_.shape[1] && out_.shape[2] == q_.shape[2] && out_.shape[3] == v_.shape[3], "heads do not match");
+    for (const Tensor* t : Tensors{&k_, &v_, &out_}) demand(t->shape[0] == q_.shape[0], "batches do not match");
     if ((masked_ = a.tensors.size() > 4)) {
       mask_ = a.tensor(4);
       demand(mask_.rank == 4 && mask_.shape[2] == q_.shape[2] && mask_.shape[3] == k_.shape[2] && mask_.shape[0] == q_.shape[0] && mask_.shape[1] == q_.shape[1], "a mask has another shape");
     }
+  }
+  Checked scratch(const Kernels& k) const override {  // scores, keys, a tile of queries and of results
+    Checked keys = Checked(k_.shape[2]) + 8;
+    return keys * k.attend_width + keys * q_.shape[3] + (Checked(q_.shape[3]) + v_.shape[3]) * k.attend_width + 64;
   }
   void run(const Context& c) const override {
     int64_t keys = cached_ ? std::min(k_.shape[2], c.position + q_.shape[2]) : k_.shape[2], queries = q_.shape[2], from, to;
@@ -29,7 +33,7 @@ class Attention final : public Op {
     int64_t tile = tiled ? c.k->attend_width : 1, tiles = (queries + tile - 1) / tile;
     int64_t heads = q_.shape[1], group = heads / k_.shape[1], depth = q_.shape[3], wide = v_.shape[3];
     c.share(q_.shape[0] * heads * tiles, from, to);
-    float* scores = c.floats((keys + 8) * c.k->attend_width + (keys + 8) * depth + (depth + wide) * c.k->attend_width + 64);
+    float* scores = c.floats(scratch(*c.k));
     float *packed = scores + (keys + 8) * c.k->attend_width, *query = packed + (keys + 8) * depth, *result = query + depth * c.k->attend_width;
     int64_t packed_head = -1;
     for (int64_t i = from; i < to; i++) {
@@ -91,7 +95,8 @@ class Attention final : public Op {
       out[e * out_.stride[3]] = total * inverse;
     }
   }
-  Tensor q_, k_, v_, out_, mask_;
+  Tensor q_, k_, v_, mask_;
+  Output out_;
   bool causal_, cached_, masked_;
   float scale_;
 };
@@ -99,7 +104,7 @@ class Attention final : public Op {
 // Writes new keys or values behind the `position` tokens that a cache holds. tensors: x [B, G, T, D], cache [B, G, S, D].
 class Append final : public Op {
  public:
-  Append(const Program&, const Args& a) : x_(a.tensor(0)), cache_(a.tensor(1)) {
+  Append(const Program&, const Args& a) : x_(a.tensor(0)), cache_(a.output(1)) {
     demand(x_.rank == 4 && cache_.rank == 4 && x_.shape[2] <= cache_.shape[2] && x_.shape[3] == cache_.shape[3] && x_.shape[0] == cache_.shape[0] &&
                x_.shape[1] == cache_.shape[1] && cache_.space == Space::state, "a cache does not match");
   }
@@ -115,52 +120,51 @@ class Append final : public Op {
   }
 
  private:
-  Tensor x_, cache_;
+  Tensor x_;
+  Output cache_;
 };
 
 // LSTM and GRU over time; the input's share of the gates is computed before. tensors: gates [T, B, 4H or 3H], out [T, B, H], h0, c0,
 // h, c [B, H] (c's are not used by a GRU); ints: is LSTM, reversed, kind, sparse; arrays: bias of the recurrent share, values, [starts, index].
 class Recurrent final : public Op {
  public:
-  Recurrent(const Program& program, const Args& a) : lstm_(a.integer(0)), reversed_(a.integer(1)) {
-    for (int k = 0; k < 6; k++) t_[k] = a.tensor(k);
-    demand(t_[0].rank == 3 && t_[1].rank == 3, "a recurrent layer needs time, batch and features");
-    time_ = t_[0].shape[0], batch_ = t_[0].shape[1], hidden_ = t_[1].shape[2];
+  Recurrent(const Program& program, const Args& a)
+      : gates_(a.tensor(0)), h0_(a.tensor(2)), s0_(a.tensor(3)), out_(a.output(1)), h_(a.output(4)), s_(a.output(5)), lstm_(a.integer(0)), reversed_(a.integer(1)) {
+    demand(gates_.rank == 3 && out_.rank == 3, "a recurrent layer needs time, batch and features");
+    time_ = gates_.shape[0], batch_ = gates_.shape[1], hidden_ = out_.shape[2];
     int64_t gates = (lstm_ ? 4 : 3) * hidden_;
-    demand(t_[0].shape[2] == gates && t_[1].shape[0] == time_ && t_[1].shape[1] == batch_ && t_[1].space != Space::constant, "gates do not match");
-    for (int k = 2; k < 6; k++)
-      demand(t_[k].rank == 2 && t_[k].shape[0] == batch_ && t_[k].shape[1] == hidden_ && (k < 4 || t_[k].space != Space::constant), "a state has another shape");
+    demand(gates_.shape[2] == gates && out_.shape[0] == time_ && out_.shape[1] == batch_, "gates do not match");
+    for (const Tensor* t : Tensors{&h0_, &s0_, &h_, &s_})
+      demand(t->rank == 2 && t->shape[0] == batch_ && t->shape[1] == hidden_, "a state has another shape");
     const Array &bias = program.array(a.arrays.at(0), "f"), &values = program.array(a.arrays.at(1), "f");
     demand(bias.size == gates, "a bias has another length");
     m_ = {gates, hidden_, nullptr, nullptr, values.data, nullptr, static_cast<const float*>(bias.data), Values::f32};
     if (a.integer(2)) {
-      const Array &starts = program.array(a.arrays.at(2), "i"), &index = program.array(a.arrays.at(3), "H");
-      m_.starts = static_cast<const int32_t*>(starts.data), m_.index = static_cast<const uint16_t*>(index.data);
-      demand(starts.size == gates + 1 && m_.starts[0] == 0 && m_.starts[gates] == index.size && index.size == values.size, "sparse rows do not match");
-      for (int64_t r = 0; r < gates; r++) demand(m_.starts[r] <= m_.starts[r + 1], "sparse rows run backwards");
-      for (int64_t k = 0; k < index.size; k++) demand(m_.index[k] < hidden_, "a sparse column is not there");
+      set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
     } else {
-      demand(values.size == gates * hidden_, "a matrix has another size");
+      demand(Checked(gates) * hidden_ == values.size, "a matrix has another size");
     }
   }
+  Checked scratch(const Kernels&) const override { return Checked(hidden_) * 2 + Checked(m_.rows) * 2; }
   bool parallel() const override { return batch_ > 1; }
   void run(const Context& c) const override {
     int64_t from, to, n = hidden_, gates = m_.rows;
     c.share(batch_, from, to);
-    float *h = c.floats(2 * n + 2 * gates), *s = h + n, *mine = s + n, *fed = mine + gates;
-    auto at = [&](int k, int64_t b) { return c.at(t_[k]) + b * t_[k].stride[0]; };
+    float *h = c.floats(scratch(*c.k)), *s = h + n, *mine = s + n, *fed = mine + gates;
     for (int64_t b = from; b < to; b++) {
-      for (int64_t j = 0; j < n; j++) h[j] = at(2, b)[j * t_[2].stride[1]], s[j] = at(3, b)[j * t_[3].stride[1]];
+      const float *h0 = c.at(h0_) + b * h0_.stride[0], *s0 = c.at(s0_) + b * s0_.stride[0];
+      for (int64_t j = 0; j < n; j++) h[j] = h0[j * h0_.stride[1]], s[j] = s0[j * s0_.stride[1]];
       for (int64_t i = 0; i < time_; i++) {
         int64_t t = reversed_ ? time_ - 1 - i : i;
-        const float* gate = c.at(t_[0]) + t * t_[0].stride[0] + b * t_[0].stride[1];
-        for (int64_t j = 0; j < gates; j++) fed[j] = gate[j * t_[0].stride[2]];
+        const float* gate = c.at(gates_) + t * gates_.stride[0] + b * gates_.stride[1];
+        for (int64_t j = 0; j < gates; j++) fed[j] = gate[j * gates_.stride[2]];
         c.k->gemv(m_, 0, gates, h, mine);
         lstm_ ? lstm(c, h, s, mine, fed) : gru(c, h, mine, fed);
-        float* out = c.at(t_[1]) + t * t_[1].stride[0] + b * t_[1].stride[1];
-        for (int64_t j = 0; j < n; j++) out[j * t_[1].stride[2]] = h[j];
+        float* out = c.at(out_) + t * out_.stride[0] + b * out_.stride[1];
+        for (int64_t j = 0; j < n; j++) out[j * out_.stride[2]] = h[j];
       }
-      for (int64_t j = 0; j < n; j++) at(4, b)[j * t_[4].stride[1]] = h[j], at(5, b)[j * t_[5].stride[1]] = s[j];
+      float *last_h = c.at(h_) + b * h_.stride[0], *last_s = c.at(s_) + b * s_.stride[0];
+      for (int64_t j = 0; j < n; j++) last_h[j * h_.stride[1]] = h[j], last_s[j * s_.stride[1]] = s[j];
     }
   }
   std::string choice() const override { return m_.index ? "sparse rows times a vector" : "dense rows times a vector"; }
@@ -189,16 +193,12 @@ class Recurrent final : public Op {
     c.k->pair(Pair::mul, h, 1, fed + n, 1, h, n);
     c.k->pair(Pair::add, h, 1, g, 1, h, n);
   }
-  Tensor t_[6];
+  Tensor gates_, h0_, s0_;
+  Output out_, h_, s_;
   bool lstm_, reversed_;
   int64_t time_, batch_, hidden_;
   Gemv m_;
 };
-
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
 
 }  // namespace
 

@@ -18,7 +18,7 @@ void demand_planes(const Tensor& t) {
 // ints: sy, sx. What lies beyond x is zero.
 class Phases final : public Op {
  public:
-  Phases(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), sy_(a.integer(0)), sx_(a.integer(1)) {
+  Phases(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), sy_(a.integer(0)), sx_(a.integer(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(sy_ > 0 && sx_ > 0 && sy_ < 64 && sx_ < 64 && x_.shape[0] == y_.shape[0] && x_.shape[1] * sy_ * sx_ == y_.shape[1], "phases do not match");
   }
@@ -44,7 +44,8 @@ class Phases final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t sy_, sx_;
 };
 
@@ -52,13 +53,13 @@ class Phases final : public Op {
 // tensors: y [N, C, H, W]; ints: lead, tail, rows from image to image.
 class Border final : public Op {
  public:
-  Border(const Program& program, const Args& a) : y_(a.tensor(0)), lead_(a.integer(0)), tail_(a.integer(1)), rows_(a.integer(2)) {
+  Border(const Program& program, const Args& a) : y_(a.output(0)), lead_(a.integer(0)), tail_(a.integer(1)), rows_(a.integer(2)) {
     demand_planes(y_);
     demand(lead_ >= 0 && tail_ >= 0 && rows_ >= y_.shape[2] && y_.stride[2] >= y_.shape[3] && rows_ < (1 << 24), "an impossible border");
     demand(y_.shape[0] == 1 || y_.stride[0] == rows_ * y_.stride[2], "images do not follow each other");
-    int64_t last = (y_.shape[1] - 1) * y_.stride[1] + y_.shape[0] * rows_ * y_.stride[2];
-    demand(lead_ + tail_ + y_.shape[0] * rows_ * y_.stride[2] <= y_.stride[1] || y_.shape[1] == 1, "channels lie too close together");
-    program.inside(y_, -lead_, last + tail_);
+    Checked images = Checked(y_.shape[0]) * rows_ * y_.stride[2] + tail_;
+    demand(y_.shape[1] == 1 || images + lead_ <= y_.stride[1], "channels lie too close together");
+    program.inside(y_, -lead_, Checked(y_.shape[1] - 1) * y_.stride[1] + images);
   }
   void run(const Context& c) const override {
     int64_t from, to, pitch = y_.stride[2], width = y_.shape[3], gap = pitch - width;
@@ -76,33 +77,37 @@ class Border final : public Op {
   }
 
  private:
-  Tensor y_;
+  Output y_;
   int64_t lead_, tail_, rows_;
 };
 
 // tensors: x, y; ints: kernel h, w, stride, pad top, left, dilation y, x; numbers: low, high; arrays: weights, bias.
 class DepthwiseOp final : public Op {
  public:
-  DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
+  DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1], "a depthwise convolution keeps its channels");
+    demand(x_.space == Space::arena && y_.space == Space::arena, "a depthwise convolution needs the arena");  // whole registers
+    for (const Tensor* t : Tensors{&x_, &y_})
+      for (int d = 0; d < 3; d++) demand(t->shape[d] == 1 || t->stride[d] > 0, "planes run backwards");
+    demand(y_.shape[2] <= INT32_MAX && y_.shape[3] <= INT32_MAX, "planes are too large for a depthwise convolution");
     for (size_t k = 0; k < 7; k++) demand(a.integer(k) >= 0 && a.integer(k) < 4096, "an impossible kernel size");
     d_ = {x_.stride[2], int32_t(a.integer(0)), int32_t(a.integer(1)), int32_t(a.integer(2)), int32_t(a.integer(5)), int32_t(a.integer(6)),
           int32_t(y_.shape[2]), int32_t(y_.shape[3]), y_.stride[2], 0};
     demand(d_.height > 0 && d_.width > 0 && d_.stride > 0 && x_.stride[2] > 0, "an impossible kernel size");
     const Array &w = program.array(a.arrays.at(0), "f"), &b = program.array(a.arrays.at(1), "f");
-    demand(w.size == y_.shape[1] * d_.height * d_.width && b.size == y_.shape[1], "a depthwise convolution has another number of weights");
+    demand(Checked(y_.shape[1]) * d_.height * d_.width == w.size && b.size == y_.shape[1], "a depthwise convolution has another number of weights");
     weights_ = static_cast<const float*>(w.data), bias_ = static_cast<const float*>(b.data);
-    int64_t first = -top_ * d_.pitch - left_;
-    int64_t more = int64_t(d_.height - 1) * d_.dilation_y * d_.pitch + int64_t(d_.width - 1) * d_.dilation_x;
-    int64_t images = (x_.shape[0] - 1) * x_.stride[0] + (x_.shape[1] - 1) * x_.stride[1];
+    Checked first = Checked(-top_) * d_.pitch - left_, channels = Checked(x_.shape[1] - 1) * x_.stride[1];
+    Checked end = first + Checked(d_.height - 1) * d_.dilation_y * d_.pitch + Checked(d_.width - 1) * d_.dilation_x + channels;
     if (d_.stride == 1) {
       demand(d_.pitch == d_.out_pitch && (x_.shape[0] == 1 || x_.stride[0] == y_.stride[0]), "a depthwise convolution needs equal pitches");
       d_.span = (y_.shape[0] - 1) * y_.stride[0] + (y_.shape[2] - 1) * d_.pitch + y_.shape[3];
       demand((d_.span + 15) / 16 * 16 <= y_.stride[1] || y_.shape[1] == 1, "channels lie too close together");
-      program.inside(x_, first, first + more + (x_.shape[1] - 1) * x_.stride[1] + d_.span);
+      program.inside(x_, first, end + d_.span);
     } else {
-      program.inside(x_, first, first + more + images + (y_.shape[2] - 1) * d_.stride * d_.pitch + (y_.shape[3] - 1) * d_.stride + 1);
+      Checked rows = Checked(y_.shape[2] - 1) * d_.stride * d_.pitch, columns = Checked(y_.shape[3] - 1) * d_.stride;
+      program.inside(x_, first, end + Checked(x_.shape[0] - 1) * x_.stride[0] + rows + columns + 1);
     }
   }
   void run(const Context& c) const override {
@@ -116,7 +121,8 @@ class DepthwiseOp final : public Op {
   std::string choice() const override { return "depthwise"; }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t top_, left_;
   float low_, high_;
   Depthwise d_;
@@ -126,7 +132,7 @@ class DepthwiseOp final : public Op {
 // tensors: x, y; ints: kernel h, w, stride y, x, pad y, x, dilation y, x, is max, counts padding, divisor (0: the window).
 class Pool final : public Op {
  public:
-  Pool(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)) {
+  Pool(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1] && a.ints.size() == 11, "pooling keeps channels");
     for (int k = 0; k < 11; k++) {
@@ -135,6 +141,7 @@ class Pool final : public Op {
     }
     demand(p_[0] && p_[1] && p_[2] && p_[3] && p_[6] && p_[7], "an impossible window");
   }
+  Checked scratch(const Kernels&) const override { return Checked(padded()) + y_.shape[3]; }
   void run(const Context& c) const override {
     int64_t from, to;
     c.share(x_.shape[0] * x_.shape[1], from, to);
@@ -145,14 +152,16 @@ class Pool final : public Op {
   }
 
  private:
+  int64_t padded() const {  // no wrapping: sizes have 34 bits, the rest 16
+    return std::max(x_.shape[3] + 2 * p_[5], (y_.shape[3] - 1) * p_[3] + (p_[1] - 1) * p_[7] + 1);
+  }
   void plane(const Context& c, const float* x, float* y) const {
     auto [kh, kw, sy, sx, py, px, dy, dx, is_max, counts, divisor] = p_;
-    int64_t width = x_.shape[3], height = x_.shape[2], out = y_.shape[3];
-    int64_t padded = std::max(width + 2 * px, (out - 1) * sx + (kw - 1) * dx + 1);
-    float *row = c.floats(padded + out), *picked = row + padded, fill = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
+    int64_t width = x_.shape[3], height = x_.shape[2], out = y_.shape[3], full = padded();
+    float *row = c.floats(scratch(*c.k)), *picked = row + full, fill = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
     Pair how = is_max ? Pair::max : Pair::add;
     for (int64_t oy = 0; oy < y_.shape[2]; oy++, y += y_.stride[2]) {
-      std::fill_n(row, padded, fill);
+      std::fill_n(row, full, fill);
       int64_t rows = 0, counted = 0;
       for (int64_t ky = 0; ky < kh; ky++) {
         int64_t r = oy * sy + ky * dy - py;
@@ -182,7 +191,8 @@ class Pool final : public Op {
       }
     }
   }
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   std::array<int64_t, 11> p_;
 };
 
@@ -190,7 +200,7 @@ class Pool final : public Op {
 // tensors: x, y; ints: how many; arrays: row of x, column of x (both [many, H', W']; row -1: zero), [weights, the same shape].
 class Resample final : public Op {
  public:
-  Resample(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), many_(a.integer(0)) {
+  Resample(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), many_(a.integer(0)) {
     demand_planes(x_), demand_planes(y_);
     pixels_ = y_.shape[2] * y_.shape[3];
     const Array &rows = program.array(a.arrays.at(0), "i"), &columns = program.array(a.arrays.at(1), "i");
@@ -229,16 +239,12 @@ class Resample final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t many_, pixels_;
   std::vector<int64_t> places_;
   const float* weights_;
 };
-
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
 
 }  // namespace
 

@@ -12,8 +12,7 @@ namespace {
 // tensors: x, y of one shape. Transposes go through tiles, so that both sides are read and written in whole cache lines.
 class Copy final : public Op {
  public:
-  Copy(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), walk_({&y_, &x_}) {
-    demand(y_.space != Space::constant, "a constant cannot be written");
+  Copy(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), walk_({&y_, &x_}) {
     for (int d = 0; d + 1 < walk_.rank; d++)
       if (walk_.stride[1][d] == 1 && walk_.step(1) != 1 && walk_.step(0) == 1) turned_ = d;
   }
@@ -59,7 +58,8 @@ class Copy final : public Op {
       }
     }
   }
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Walk walk_;
   int turned_ = -1;
 };
@@ -67,8 +67,8 @@ class Copy final : public Op {
 // tensors: x, y; ints: act; numbers: a, b.
 class Unary final : public Op {
  public:
-  Unary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), act_(Act(a.integer(0))), a_(a.number(0)), b_(a.number(1)), walk_({&y_, &x_}) {
-    demand(y_.space != Space::constant && a.integer(0) >= 0 && a.integer(0) < int64_t(Act::last), "an unknown activation");
+  Unary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), act_(Act(a.integer(0))), a_(a.number(0)), b_(a.number(1)), walk_({&y_, &x_}) {
+    demand(a.integer(0) >= 0 && a.integer(0) < int64_t(Act::last), "an unknown activation");
   }
   void run(const Context& c) const override {
     constexpr int64_t kPiece = 4096;
@@ -91,7 +91,8 @@ class Unary final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   Act act_;
   float a_, b_;
   Walk walk_;
@@ -100,8 +101,8 @@ class Unary final : public Op {
 // tensors: x, y (already of out's shape, stride 0 where broadcast), out; ints: what; numbers: low, high (limits afterwards).
 class Binary final : public Op {
  public:
-  Binary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.tensor(2)), how_(Pair(a.integer(0))), low_(a.number(0)), high_(a.number(1)), walk_({&out_, &x_, &y_}) {
-    demand(out_.space != Space::constant && a.integer(0) >= 0 && a.integer(0) < int64_t(Pair::last), "an unknown operation on two tensors");
+  Binary(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.output(2)), how_(Pair(a.integer(0))), low_(a.number(0)), high_(a.number(1)), walk_({&out_, &x_, &y_}) {
+    demand(a.integer(0) >= 0 && a.integer(0) < int64_t(Pair::last), "an unknown operation on two tensors");
     limited_ = low_ > -std::numeric_limits<float>::infinity() || high_ < std::numeric_limits<float>::infinity();
   }
   void run(const Context& c) const override {
@@ -131,7 +132,8 @@ class Binary final : public Op {
   }
 
  private:
-  Tensor x_, y_, out_;
+  Tensor x_, y_;
+  Output out_;
   Pair how_;
   float low_, high_;
   bool limited_;
@@ -141,9 +143,7 @@ class Binary final : public Op {
 // out = condition != 0 ? x : y. tensors: condition, x, y, out.
 class Where final : public Op {
  public:
-  Where(const Program&, const Args& a) : c_(a.tensor(0)), x_(a.tensor(1)), y_(a.tensor(2)), out_(a.tensor(3)), walk_({&out_, &c_, &x_, &y_}) {
-    demand(out_.space != Space::constant, "a constant cannot be written");
-  }
+  Where(const Program&, const Args& a) : c_(a.tensor(0)), x_(a.tensor(1)), y_(a.tensor(2)), out_(a.output(3)), walk_({&out_, &c_, &x_, &y_}) {}
   void run(const Context& c) const override {
     int64_t from, to, o[4];
     c.share(walk_.outer(), from, to);
@@ -156,7 +156,8 @@ class Where final : public Op {
   }
 
  private:
-  Tensor c_, x_, y_, out_;
+  Tensor c_, x_, y_;
+  Output out_;
   Walk walk_;
 };
 
@@ -164,8 +165,8 @@ class Where final : public Op {
 class Reduce final : public Op {
  public:
   Reduce(const Program&, const Args& a) : x_(a.tensor(0)), how_(a.integer(0)) {
-    Tensor y = a.tensor(1);
-    demand(y.space != Space::constant && y.rank == x_.rank && how_ >= 0 && how_ < 4, "an unknown reduction");
+    Output y = a.output(1);
+    demand(y.rank == x_.rank && how_ >= 0 && how_ < 4, "an unknown reduction");
     kept_y_ = y, kept_x_ = x_, gone_ = x_;
     kept_y_.rank = kept_x_.rank = gone_.rank = 0;
     for (int d = 0; d < x_.rank; d++) {
@@ -176,6 +177,7 @@ class Reduce final : public Op {
       if (!gone) kept_y_.shape[kept_y_.rank] = y.shape[d], kept_y_.stride[kept_y_.rank++] = y.stride[d];
     }
   }
+  Checked scratch(const Kernels&) const override { return 2 * Walk({&kept_y_, &kept_x_}).inner(); }
   void run(const Context& c) const override {
     Walk kept({&kept_y_, &kept_x_}), gone({&gone_});
     bool along = gone.step(0) == 1;  // neighbours are reduced into one number; else runs are added to runs
@@ -218,18 +220,20 @@ class Reduce final : public Op {
   }
 
  private:
-  Tensor x_, kept_y_, kept_x_, gone_;
+  Tensor x_, kept_x_, gone_;
+  Output kept_y_;
   int64_t how_;
 };
 
 // What Norm and Softmax share: the last dimension against all others.
 struct Lines {
-  Tensor x, y;
+  Tensor x;
+  Output y;
   Walk walk{};
   int64_t length, sx, sy;
   bool rows, columns;
-  Lines(const Tensor& x_, const Tensor& y_) : x(x_), y(y_) {
-    demand(x.rank == y.rank && x.rank > 0 && y.space != Space::constant, "shapes differ");
+  Lines(const Tensor& x_, const Output& y_) : x(x_), y(y_) {
+    demand(x.rank == y.rank && x.rank > 0, "shapes differ");
     int last = x.rank - 1;
     demand(x.shape[last] == y.shape[last], "shapes differ");
     length = x.shape[last], sx = x.stride[last], sy = y.stride[last];
@@ -239,6 +243,7 @@ struct Lines {
     columns = walk.rank && walk.step(0) == 1 && walk.step(1) == 1 && !(sx == 1 && sy == 1);
     rows = !columns;
   }
+  Checked scratch(const Kernels& k) const { return columns ? Checked(length) * 2 * k.width : length; }
   // Calls column(x, y, strides, n) on pieces of neighbouring positions, or row(x, y) on contiguous copies.
   template <class C, class R>
   void run(const Context& c, C column, R row) const {
@@ -255,7 +260,7 @@ struct Lines {
           column(in, sx, out, sy, n);
           continue;
         }
-        float* held = c.floats(length * width);  // whole registers would write over the neighbours
+        float* held = c.floats(scratch(*c.k));  // whole registers would write over the neighbours
         for (int64_t k = 0; k < length; k++) {
           std::memcpy(held + k * width, in + k * sx, size_t(n) * 4);
           std::fill(held + k * width + n, held + (k + 1) * width, 0.0f);
@@ -282,7 +287,7 @@ struct Lines {
 // Layer norm and RMS norm over the last dimension. tensors: x, y; ints: centred, has weight, has bias; numbers: eps; arrays: [weight], [bias].
 class Norm final : public Op {
  public:
-  Norm(const Program& program, const Args& a) : lines_(a.tensor(0), a.tensor(1)), centred_(a.integer(0)), eps_(a.number(0)) {
+  Norm(const Program& program, const Args& a) : lines_(a.tensor(0), a.output(1)), centred_(a.integer(0)), eps_(a.number(0)) {
     size_t next = 0;
     for (int k = 0; k < 2; k++) {
       if (!a.integer(1 + k)) continue;
@@ -291,6 +296,7 @@ class Norm final : public Op {
       (k ? bias_ : weight_) = static_cast<const float*>(one.data);
     }
   }
+  Checked scratch(const Kernels& k) const override { return lines_.scratch(k); }
   void run(const Context& c) const override {
     lines_.run(
         c,
@@ -318,7 +324,8 @@ class Norm final : public Op {
 // tensors: x, y; softmax over the last dimension.
 class Softmax final : public Op {
  public:
-  Softmax(const Program&, const Args& a) : lines_(a.tensor(0), a.tensor(1)) {}
+  Softmax(const Program&, const Args& a) : lines_(a.tensor(0), a.output(1)) {}
+  Checked scratch(const Kernels& k) const override { return lines_.scratch(k); }
   void run(const Context& c) const override {
     lines_.run(
         c, [&](const float* x, int64_t sx, float* y, int64_t sy, int64_t n) { c.k->softmax_columns(x, sx, lines_.length, y, sy, n); },
@@ -335,25 +342,25 @@ class Softmax final : public Op {
 // Group and instance norm. tensors: x, y [N, C, ...]; ints: groups, has weights; numbers: eps; arrays: [weight, bias].
 class GroupNorm final : public Op {
  public:
-  GroupNorm(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), groups_(a.integer(0)), eps_(a.number(0)) {
-    demand(x_.rank >= 2 && y_.rank == x_.rank && groups_ > 0 && x_.shape[1] % groups_ == 0 && y_.space != Space::constant, "groups do not divide channels");
+  GroupNorm(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), groups_(a.integer(0)), eps_(a.number(0)) {
+    demand(x_.rank >= 2 && y_.rank == x_.rank && groups_ > 0 && x_.shape[1] % groups_ == 0, "groups do not divide channels");
     for (int d = 0; d < x_.rank; d++) demand(x_.shape[d] == y_.shape[d], "shapes differ");
+    Tensor xs = x_, ys = y_;  // one channel of one image
+    for (Tensor* t : {&xs, &ys}) {
+      t->rank = x_.rank - 2;
+      for (int d = 0; d < t->rank; d++) t->shape[d] = t->shape[d + 2], t->stride[d] = t->stride[d + 2];
+    }
+    walk_ = Walk({&xs, &ys});
     if (a.integer(1)) {
       const Array &w = program.array(a.arrays.at(0), "f"), &b = program.array(a.arrays.at(1), "f");
       demand(w.size == x_.shape[1] && b.size == x_.shape[1], "a norm has another number of weights");
       weight_ = static_cast<const float*>(w.data), bias_ = static_cast<const float*>(b.data);
     }
   }
+  Checked scratch(const Kernels&) const override { return walk_.inner(); }
   void run(const Context& c) const override {
-    int64_t from, to, per = x_.shape[1] / groups_, o[4];
-    Tensor xs = x_, ys = y_;  // one channel of one image
-    for (Tensor* t : {&xs, &ys}) {
-      t->rank = x_.rank - 2;
-      for (int d = 0; d < t->rank; d++) t->shape[d] = t->shape[d + 2], t->stride[d] = t->stride[d + 2];
-    }
-    Walk walk({&xs, &ys});
-    int64_t outer = walk.outer(), inner = walk.inner(), sx = walk.step(0), sy = walk.step(1);
-    float count = float(outer * inner * per), *held = c.floats(inner);
+    int64_t from, to, per = x_.shape[1] / groups_, o[4], outer = walk_.outer(), inner = walk_.inner(), sx = walk_.step(0), sy = walk_.step(1);
+    float count = float(outer * inner * per), *held = c.floats(scratch(*c.k));
     auto run_at = [&](const float* p) -> const float* {
       if (sx == 1) return p;
       for (int64_t k = 0; k < inner; k++) held[k] = p[k * sx];
@@ -368,7 +375,7 @@ class GroupNorm final : public Op {
       for (int pass = 0; pass < 2; pass++) {
         for (int64_t ch = first; ch < first + per; ch++)
           for (int64_t r = 0; r < outer; r++) {
-            walk.at(r, o);
+            walk_.at(r, o);
             const float* p = run_at(x + ch * x_.stride[1] + o[0]);
             (pass ? spread : mean) += pass ? c.k->squares(p, mean, inner) : c.k->total(p, inner);
           }
@@ -378,7 +385,7 @@ class GroupNorm final : public Op {
       for (int64_t ch = first; ch < first + per; ch++) {
         float w = weight_ ? weight_[ch] * scale : scale, b = (bias_ ? bias_[ch] : 0.0f) - mean * w;
         for (int64_t r = 0; r < outer; r++) {
-          walk.at(r, o);
+          walk_.at(r, o);
           const float* p = run_at(x + ch * x_.stride[1] + o[0]);
           float* out = y + ch * y_.stride[1] + o[1];
           if (sy == 1) {
@@ -392,18 +399,20 @@ class GroupNorm final : public Op {
   }
 
  private:
-  Tensor x_, y_;
+  Tensor x_;
+  Output y_;
   int64_t groups_;
   float eps_;
+  Walk walk_{};
   const float *weight_ = nullptr, *bias_ = nullptr;
 };
 
 // tensors: ids (any shape), y (ids' shape + [width]); arrays: table; ints: rows.
 class Lookup final : public Op {
  public:
-  Lookup(const Program& program, const Args& a) : ids_(a.tensor(0)), y_(a.tensor(1)), rows_(a.integer(0)) {
+  Lookup(const Program& program, const Args& a) : ids_(a.tensor(0)), y_(a.output(1)), rows_(a.integer(0)) {
     const Array& table = program.array(a.arrays.at(0), "f");
-    demand(y_.rank == ids_.rank + 1 && rows_ > 0 && table.size == rows_ * y_.shape[y_.rank - 1], "a table has another size");
+    demand(y_.rank == ids_.rank + 1 && rows_ > 0 && Checked(rows_) * y_.shape[y_.rank - 1] == table.size, "a table has another size");
     table_ = static_cast<const float*>(table.data);
     Tensor ys = y_;
     ys.rank = ids_.rank;
@@ -424,7 +433,8 @@ class Lookup final : public Op {
   }
 
  private:
-  Tensor ids_, y_;
+  Tensor ids_;
+  Output y_;
   int64_t rows_;
   const float* table_;
   Walk walk_{};
@@ -433,22 +443,23 @@ class Lookup final : public Op {
 // tensors: x [B, M, K], y [B, K, N], out [B, M, N] (stride 0 where broadcast).
 class Matmul final : public Op {
  public:
-  Matmul(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.tensor(2)) {
+  Matmul(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.tensor(1)), out_(a.output(2)) {
     demand(x_.rank == 3 && y_.rank == 3 && out_.rank == 3 && x_.shape[2] == y_.shape[1] && x_.shape[1] == out_.shape[1] &&
-               y_.shape[2] == out_.shape[2] && x_.shape[0] == out_.shape[0] && y_.shape[0] == out_.shape[0] && out_.space != Space::constant,
+               y_.shape[2] == out_.shape[2] && x_.shape[0] == out_.shape[0] && y_.shape[0] == out_.shape[0],
            "matrices do not match");
   }
+  Checked scratch(const Kernels&) const override { return out_.shape[2] + (packs() ? Checked(out_.shape[2]) * x_.shape[2] : 0); }
   void run(const Context& c) const override {
     int64_t from, to, m = out_.shape[1], n = out_.shape[2], depth = x_.shape[2];
     c.share(out_.shape[0] * m, from, to);
-    float* row = c.floats(n + n * depth);
+    float* row = c.floats(scratch(*c.k));
     float* packed = row + n;
     int64_t packed_of = -1;
     for (int64_t i = from; i < to; i++) {
       int64_t b = i / m;
       const float *x = c.at(x_) + b * x_.stride[0] + i % m * x_.stride[1], *y = c.at(y_) + b * y_.stride[0];
       int64_t ys = y_.stride[1];
-      if (y_.stride[2] != 1) {
+      if (packs()) {
         if (packed_of != b)
           for (int64_t k = 0; k < depth; k++)
             for (int64_t j = 0; j < n; j++) packed[k * n + j] = y[k * y_.stride[1] + j * y_.stride[2]];
@@ -462,7 +473,9 @@ class Matmul final : public Op {
   }
 
  private:
-  Tensor x_, y_, out_;
+  bool packs() const { return y_.stride[2] != 1; }
+  Tensor x_, y_;
+  Output out_;
 };
 
 // Work that is done elsewhere, between slots. ints: which.
@@ -477,11 +490,6 @@ class Outside final : public Op {
  private:
   int64_t which_;
 };
-
-template <class T>
-std::unique_ptr<Op> make(const Program& program, const Args& args) {
-  return std::make_unique<T>(program, args);
-}
 
 }  // namespace
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.data import ROOT
 from benchmarks.record import RESULTS
+from benchmarks.tables import about
 
 Row = dict[str, Any]
 PEERS = {"torch_pruning": "Torch-Pruning 1.6.1", "kirigami": "torch-kirigami 0.2.1"}
@@ -33,7 +34,7 @@ def page() -> str:
     """The whole page."""
     own = read("coverage")
     peers = {title: found for name, title in PEERS.items() if (found := read(f"coverage_{name}"))}
-    machine = json.loads((RESULTS / "coverage.json").read_text())["machine"]
+    stamp = about(json.loads((RESULTS / "coverage.json").read_text()))
     lines = [
         ABOUT,
         "| family | models | pass | median s | slowest s | largest memory | median parameters left | "
@@ -56,11 +57,7 @@ def page() -> str:
         "|" + " --- |" * (7 + len(peers)),
     ]
     lines += [each(key, row, peers) for key, row in own.items()]
-    lines += [
-        "",
-        f"*{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, Python {machine['python']}, commit `{machine['secateur_commit']}`, {machine['date']}.*",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", stamp]) + "\n"
 
 
 def summary(family: str, rows: list[Row], peers: dict[str, dict[tuple[str, str], Row]]) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from benchmarks.data import WEIGHTS
 from benchmarks.filters import networks, peer, table
 from benchmarks.models.cases import fetch
 from benchmarks.record import options, record
@@ -135,7 +136,7 @@ def rows_of(name: str, network: networks.Network, seeds: int) -> Iterator[dict[s
 
 def parse() -> argparse.Namespace:
     parser = options(__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("~/.cache/secateur-weights").expanduser())
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--only", default=",".join(NAMES), help="networks, separated by commas")
     parser.add_argument("--table", action="store_true", help="print the tables of the results")
     return parser.parse_args()

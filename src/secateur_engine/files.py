@@ -104,10 +104,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[NDArray[Any
         header = json.loads(bytes(whole[8 : 8 + length]), object_pairs_hook=_once)
         programs = json.loads(header.pop("__metadata__")[KEY], object_pairs_hook=_once)
         if programs["version"] != VERSION:
-            raise BadFile(f"{str(where)!r} has version {programs['version']!r}; this engine reads version {VERSION}")
+            raise BadFile(f"version {programs['version']!r}, where this engine reads version {VERSION}")
         return programs, _arrays(header, whole[8 + length :])
-    except BadFile:
-        raise
+    except BadFile as error:
+        raise BadFile(f"{str(where)!r} is no compiled model that can be read: {error}") from None
     except (
         KeyError,
         TypeError,
