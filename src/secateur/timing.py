@@ -2,7 +2,8 @@
 
 Candidates are timed alternately, one sample each, so that a machine that warms up, throttles or is shared slows both alike. The
 median and the quartiles are kept: means are at the mercy of one hiccup. A sample of a very fast model is a block of calls, so
-that the clock's own cost does not show.
+that the clock's own cost does not show. Freed memory is kept by the process, not given back and fetched anew at every call: whether
+that happens depends on what ran before, and it can cost a network half of its time.
 """
 
 import statistics
@@ -22,6 +23,9 @@ Call = Callable[[], Any]
 _BLOCK_SECONDS = 5e-4  # a sample lasts at least this long
 _SAMPLES = 200  # enough for steady quartiles; a fast model is done long before its time is up
 _FEWEST = 5
+_KEPT = (32 << 20) - (
+    1 << 16
+)  # the largest block whose release makes glibc raise its limits (M_MMAP_THRESHOLD in mallopt(3))
 
 
 def measure(calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu") -> list[Latency]:
@@ -35,6 +39,7 @@ def measure(calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu")
     Returns:
         One `Latency` for each call, in their order.
     """
+    torch.empty(_KEPT, dtype=torch.uint8)  # released at once
     wait = _nothing if device == "cpu" else torch.accelerator.synchronize
     block = max(_block_of(call, wait, seconds / 5) for call in calls)  # the same for all: they share the clock's cost
     samples: list[list[float]] = [[] for _ in calls]

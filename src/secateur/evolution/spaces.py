@@ -111,27 +111,30 @@ def space_of(
     limits = []
     for text in budgets:
         limit = limit_of(text)
-        dense = limit.cost.measure([model], example_inputs)[0]
-        limits.append((_held(limit.cost, model, coupling, free, example_inputs), limit.budget.limit(dense)))
+        price, dense = _held(limit.cost, model, coupling, free, example_inputs)
+        limits.append((price, limit.budget.limit(dense)))
+    price, dense = _held(cost, model, coupling, free, example_inputs)
     return Space(
         model=model,
         coupling=coupling,
         genomes=replace(free, limits=tuple(limits)),
-        price=_held(cost, model, coupling, free, example_inputs),
-        dense=cost.measure([model], example_inputs)[0],
+        price=price,
+        dense=dense,
     )
 
 
-def _held(cost: Cost, model: nn.Module, coupling: Coupling, genomes: Genomes, example_inputs: Any) -> Pricing:
-    """The prices, multiplied so that they are right for a network of half the widths."""
+def _held(
+    cost: Cost, model: nn.Module, coupling: Coupling, genomes: Genomes, example_inputs: Any
+) -> tuple[Pricing, float]:
+    """The prices, multiplied so that they are right for a network of half the widths, and what the dense one costs."""
     pricing = pricing_of(cost, coupling, model, example_inputs)
     half = np.concatenate([np.arange(units) * 2 < units for _, units in genomes.units])
     parts = genomes.split(half).values()
     structure = coupling.structure(coupling.gone({k: ~torch.from_numpy(p) for k, p in enumerate(parts)}))
     if not structure.kept:
-        return pricing
-    (measured,) = cost.measure([cut_copy(model, coupling, structure)], example_inputs)
-    return replace(pricing, factor=measured / pricing(genomes.counts(half)))
+        return pricing, cost.measure([model], example_inputs)[0]
+    dense, measured = cost.measure([model, cut_copy(model, coupling, structure)], example_inputs)  # in turns, if timed
+    return replace(pricing, factor=measured / pricing(genomes.counts(half))), dense
 
 
 def _part(amount: float, part: Part) -> Part:
