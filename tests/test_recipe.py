@@ -326,6 +326,12 @@ def test_one_shot(nets, extra):
     assert ("batch-norm" in " ".join(pruned.report.notes)) == ("recalibrate" in extra)
 
 
+def test_single_weights_within_an_energy_budget(nets):
+    pruned = run(parse(BASE + 'budget = "energy:60%"\n'))
+    assert 0 < pruned.masks.kept < pruned.masks.total
+    assert "energy were asked for" in pruned.report.notes[0]
+
+
 @pytest.mark.parametrize("batches", ["batches", "stream"])
 @pytest.mark.parametrize("method", ["magnitude", "movement"])
 def test_gradual_reaches_the_sparsity_and_tells_of_progress(nets, batches, method):
@@ -421,3 +427,15 @@ def test_what_only_channels_have_is_refused_elsewhere():
 def test_channels_and_training_do_not_go_together():
     train = '[task]\nloss = "nets:loss"\n[train]\nbatches = "nets:batches"\n[train.schedule]\nname = "constant"\n'
     assert "train the narrowed network afterwards" in problems(CHANNELS + train)["train"]
+
+
+def test_budgets_of_whole_channels_and_of_single_weights():
+    assert (
+        "granularity = 'channel'" in problems(SMALLEST.replace("sparsity = 0.5", 'budget = "macs:50%"'))["prune.budget"]
+    )
+    found = problems(SMALLEST.replace("sparsity = 0.5", 'budget = "energy:50%"'))
+    assert "what 'energy:50%' leaves: add example_inputs" in found["prune.budget"]
+    train = '[task]\nloss = "nets:loss"\n[train]\nbatches = "nets:batches"\n[train.schedule]\nname = "constant"\n'
+    assert (
+        "instead of a budget" in problems(BASE + 'budget = "energy:60%"\n' + train[train.index("[train]") :])["train"]
+    )

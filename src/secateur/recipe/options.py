@@ -7,6 +7,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from secateur.errors import UnknownName
 from secateur.names import allocation_of, budget_of, find, granularity_of
+from secateur.protocols import WeightCost
 from secateur.recipe.inputs import is_dotted
 from secateur.recipe.wording import Problem, Problems, lines_of
 
@@ -52,16 +53,20 @@ def pattern_sparsity(text: str) -> float | None:
     return 1 - quota / sizes["m"] if quota is not None and "m" in sizes else None
 
 
-def check_budget(text: str) -> None:
-    """Refuse a budget that is not understood.
+def check_budget(text: str, granularity: str) -> None:
+    """Refuse a budget that is not understood, or that single weights cannot meet.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is one of these.
     """
     try:
-        budget_of(text)
+        _, cost = budget_of(text)
     except UnknownName as error:
         raise ValueError(str(error)) from None
+    if granularity != "channel" and not isinstance(cost, WeightCost):
+        raise ValueError(
+            f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%'"
+        )
 
 
 def check_scope(name: str) -> None:

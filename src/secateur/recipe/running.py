@@ -27,7 +27,7 @@ __all__ = ["Progress", "build_task", "run", "trained_model"]
 
 Progress = Callable[[int, int | None, float], object]
 """Called as ``progress(steps done, steps in all if known, sparsity now)``."""
-_CHANNEL_WORDS = {"budget", "round_to", "heads", "norms", "repair", "fallback", "cost_weight"}
+_CHANNEL_WORDS = {"round_to", "heads", "norms", "repair", "fallback", "cost_weight"}
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
@@ -97,7 +97,9 @@ def _gradual(
     what: PruneSection, training: TrainSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None
 ) -> Pruned:
     name, fields = schedule_named(dict(training.schedule))
-    words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options", "seed"} | _CHANNEL_WORDS)
+    words: dict[str, Any] = what.model_dump(
+        exclude={"method", "recalibrate", "options", "seed", "budget"} | _CHANNEL_WORDS
+    )
     schedule = build(find("schedules", name), fields, f"schedule {name!r}")
     method = Gradual(criterion=_criterion(what), schedule=schedule, **words)
     optimizer = dotted(training.optimizer)(model.parameters(), **training.optimizer_options)

@@ -121,9 +121,7 @@ class PruneSection(_Table):
     @classmethod
     def _budget(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None:
-            check_budget(text)
-            if info.data.get("granularity", "channel") != "channel":
-                raise ValueError("only granularity = 'channel' can meet a budget; write sparsity instead")
+            check_budget(text, info.data.get("granularity", "channel"))
         return text
 
     @field_validator("sparsity")
@@ -204,11 +202,14 @@ class Recipe(_Table):
     @classmethod
     def _prune(cls, prune: PruneSection, info: ValidationInfo) -> PruneSection:
         model = info.data.get("model")
-        if prune.granularity == "channel" and model is not None and not model.example_inputs:
-            text = (
-                "the model is run once to see which channels are coupled: add example_inputs = '1x3x224x224' to [model]"
-            )
-            raise Problems([("granularity", text)])
+        if model is None or model.example_inputs:
+            return prune
+        if prune.granularity == "channel":
+            text = "the model is run once to see which channels are coupled"
+            raise Problems([("granularity", f"{text}: add example_inputs = '1x3x224x224' to [model]")])
+        if prune.budget:
+            text = f"the model is run once to see what {prune.budget!r} leaves"
+            raise Problems([("budget", f"{text}: add example_inputs = '1x3x224x224' to [model]")])
         return prune
 
     @field_validator("train")
@@ -219,6 +220,8 @@ class Recipe(_Table):
             raise ValueError("training needs a loss: add loss = 'package.module:function' to [task]")
         if train is not None and pruning is not None and pruning.granularity == "channel":
             raise ValueError("channels leave in one shot: drop this table, and train the narrowed network afterwards")
+        if train is not None and pruning is not None and pruning.budget:
+            raise ValueError("a schedule needs sparsity in [prune] instead of a budget; or drop this table")
         name = "" if pruning is None or is_dotted(pruning.method) else pruning.method
         if train is None and name and issubclass(criterion_named(name), LiveCriterion):
             raise ValueError(f"missing; the method {name!r} is gathered in training, so it needs this table")
