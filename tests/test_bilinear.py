@@ -46,7 +46,7 @@ def test_a_bilinear_cost_is_found_from_as_many_widths_as_it_has_terms(coupled):
     fitted = fit_bilinear(table.part(range(8)), model, coupling, example_inputs=X, terms=Macs(), ridge=1e-9)
     assert fitted.error(table.part(range(8, 30))) < 1e-3
     assert fitted.names[0] == "constant"
-    assert min(fitted.coefficients) >= 0
+    assert min(fitted.coefficients) >= 0  # more of a layer never costs less
     assert len({tuple(row.items()) for row in widths}) > 10
     assert widths[0] == dict(truth.units)
 
