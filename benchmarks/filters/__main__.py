@@ -106,10 +106,16 @@ def trained(network: networks.Network, model: nn.Module, seed: int) -> float:
     return network.judge(student.eval())
 
 
-def rows_of(name: str, network: networks.Network, seeds: int) -> Iterator[dict[str, Any]]:
-    """The dense row, ours, and the peer's."""
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells rows apart."""
+    return tuple(row[word] for word in ("network", "method", "scope", "repair", "share"))
+
+
+def rows_of(name: str, network: networks.Network, seeds: int, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """The dense row, ours, and the peer's; without those that are done."""
     dense = {"network": name, "method": "dense", "scope": "", "repair": False, "share": 1.0, "macs": 1.0}
-    yield dense | judged(network, network.model)
+    if key(dense) not in done:
+        yield dense | judged(network, network.model)
     whole, curves = sc.profile(network.model, network.example).macs, {}
     peers = [
         (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
@@ -117,6 +123,8 @@ def rows_of(name: str, network: networks.Network, seeds: int) -> Iterator[dict[s
     for case in (*CASES, *peers):
         for share in SHARES:
             row = {"network": name, "method": case[0], "scope": case[1], "repair": case[2], "share": share}
+            if key(row) in done:
+                continue
             begun = time.perf_counter()
             try:
                 how = peer.pruned if case[0].startswith("torch_pruning") else pruned
@@ -138,6 +146,7 @@ def parse() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--only", default=",".join(NAMES), help="networks, separated by commas")
+    parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
     parser.add_argument("--table", action="store_true", help="print the tables of the results")
     return parser.parse_args()
 
@@ -155,8 +164,9 @@ def main() -> None:
     for name in args.only.split(","):
         if not name.startswith("resnet"):
             fetch(args.weights)
-        rows = [row for row in rows if row["network"] != name]
-        for row in rows_of(name, networks.make(name, args.weights, quick=args.quick), 1 if args.quick else args.seeds):
+        rows = [row for row in rows if args.keep or row["network"] != name]
+        network = networks.make(name, args.weights, quick=args.quick)
+        for row in rows_of(name, network, 1 if args.quick else args.seeds, {key(row) for row in rows}):
             rows.append(row)
             print({k: v for k, v in row.items() if k != "network"}, flush=True)
             if not args.quick:
