@@ -439,3 +439,12 @@ def test_budgets_of_whole_channels_and_of_single_weights():
     assert (
         "instead of a budget" in problems(BASE + 'budget = "energy:60%"\n' + train[train.index("[train]") :])["train"]
     )
+
+
+def test_the_time_of_the_engine_is_for_latencies():
+    timed = SMALLEST.replace("sparsity = 0.5", 'budget = "latency:50%"')
+    assert "runtime = 'secateur'" in problems(timed)["prune.budget"]
+    timed = timed.replace('make"', 'make"\nexample_inputs = "1x6"') + 'runtime = "secateur"\n'
+    assert parse(timed).prune.runtime == "secateur"
+    assert "is a clock" in problems(timed.replace("latency", "energy"))["prune.budget"]
+    assert "missing" in problems(timed.replace('budget = "latency:50%"', "sparsity = 0.5"))["prune.budget"]

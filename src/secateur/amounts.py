@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from secateur.errors import BadSparsity
+from secateur.errors import BadSparsity, UnknownName
 from secateur.limits import limit_of
 from secateur.meeting import Limit
 from secateur.names import allocation_of
 from secateur.notes import describe
 from secateur.protocols import Allocation, Granularity
+from secateur.runtime.budget import EngineLatency, check_engine
 from secateur.sensitivity import Sensitivity
 
 __all__ = ["Amount"]
@@ -16,13 +17,26 @@ __all__ = ["Amount"]
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """What a user says of the amount; see `secateur.prune` for the words."""
+    """What a user says of the amount; see `secateur.prune` for the words.
+
+    Raises:
+        UnknownName, UnknownOperation: another runtime, or one that keeps no such budget or is not installed.
+    """
 
     sparsity: float | None
     budget: str | None
     scope: str | Allocation | Sensitivity
     overrides: Mapping[str, float] | None
     min_kept: int
+    runtime: str = "torch"
+
+    def __post_init__(self) -> None:
+        if self.runtime not in ("torch", "secateur"):
+            raise UnknownName(f"runtime={self.runtime!r} is not known; there are 'torch' and 'secateur'")
+        if self.runtime == "secateur":
+            if self.budget is None:
+                raise UnknownName("runtime= says in whose time a budget is kept: pass budget='latency:50%' too")
+            check_engine(self.budget)
 
     @property
     def is_given(self) -> bool:
@@ -40,7 +54,8 @@ class Amount:
         if self.budget is None:
             return kept.allocation()
         self.check_budget()
-        return kept._limit(self.budget)
+        limit = kept._limit(self.budget)
+        return replace(limit, cost=EngineLatency()) if self.runtime == "secateur" else limit
 
     def check_budget(self) -> None:
         """Refuse what has no say beside a budget.

@@ -29,7 +29,7 @@ from secateur.pricing import Dimension, Pricing
 from secateur.protocols import Allocation, Cost
 from secateur.scores import Scores
 
-__all__ = ["Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
+__all__ = ["Aims", "Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
 
 _ROUNDS = 12
 _SLACK = {"ms": 0.02}  # a clock is not surer than that, by unit
@@ -118,7 +118,7 @@ def meet(
     pricing = replace(pricing, factor=dense / pricing({}))
     steps, units = steps_of(channels, round_to), channels.pool(scores)
     least = pricing(floors_of(units, dict(steps), within.min_kept))
-    aims = _Aims(start=dense, least=least, slack=_SLACK.get(cost.unit, 0.0))
+    aims = Aims(start=dense, least=least, slack=_SLACK.get(cost.unit, 0.0))
     best: Met | None = None
     for _ in range(_ROUNDS):
         masks = plan(scores, channels, within.allocation(pricing, aims.next, steps))
@@ -141,7 +141,7 @@ def meet(
     return best
 
 
-class _Aims:
+class Aims:
     """What the prediction is asked for, so that the measurement comes out at the limit: false position on (aim, measured / limit).
 
     Args:

@@ -18,6 +18,7 @@ from secateur.names import build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
+from secateur.runtime.budget import within_engine
 from secateur.sensitivity import Sensitivity
 from secateur.spending import Spending
 from secateur.targets import Ignore, find_targets
@@ -43,6 +44,7 @@ def prune(
     task: Task | None = None,
     example_inputs: Any = None,
     seed: int = 0,
+    runtime: str = "torch",
     **options: Any,
 ) -> Pruned:
     """Prune a trained model in one shot; the model is not touched, a new one comes back with its receipt.
@@ -67,6 +69,8 @@ def prune(
         task: data, loss and quality, for criteria that need them and for the receipt.
         example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
         seed: for criteria that draw.
+        runtime: in whose time a latency budget is kept: "torch", or "secateur", the engine of `secateur.compile`, which skips zeros; there
+            ``"latency:50%"`` also works with single weights, rows and blocks, and sparsity goes where the time is.
         **options: passed to the criterion, e.g. ``p=2`` for magnitude; with ``granularity="channel"`` also ``round_to=8``
             (widths in multiples of 8; the default for a latency), ``heads="inside"`` (channels leave inside heads instead of whole heads),
             ``norms="shrink"`` (the width that a layer norm runs over may leave too), ``repair=True`` (layers that read what left are
@@ -87,7 +91,9 @@ def prune(
     25
     """
     check_words(model, budget)
-    amount = Amount(sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept)
+    amount = Amount(
+        sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept, runtime=runtime
+    )
     if budget is not None and granularity != "channel":
         amount.check_budget()
         how = OneShot(
@@ -96,10 +102,18 @@ def prune(
             ignore=ignore,
             include_bias=include_bias,
         )
-        return _within(how, Spending(model, budget, example_inputs), model, task, min_kept=min_kept)
+        return _within(how, amount, model, task, example_inputs)
     if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
         again = partial(
-            prune, model, method, granularity=granularity, scope=scope, budget=budget, min_kept=min_kept, ignore=ignore
+            prune,
+            model,
+            method,
+            granularity=granularity,
+            scope=scope,
+            budget=budget,
+            min_kept=min_kept,
+            ignore=ignore,
+            runtime=runtime,
         )
         with suppress(OverBudget):  # odd widths cost more than they save, unless there is no other way
             return again(task=task, example_inputs=example_inputs, seed=seed, round_to=8, **options)
@@ -142,18 +156,22 @@ def _built(
     return build(own, how | options, f"method {name!r}")
 
 
-def _within(one_shot: OneShot, spending: Spending, model: nn.Module, task: Task | None, *, min_kept: int) -> Pruned:
+def _within(one_shot: OneShot, amount: Amount, model: nn.Module, task: Task | None, example_inputs: Any) -> Pruned:
     """Single weights, rows, blocks, ... within a budget."""
+    assert amount.budget is not None
     if one_shot.granularity.quota is not None:
         raise BadSparsity(
             f"granularity {describe(one_shot.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
         )
+    how = {"power": 2.0 if isinstance(one_shot.criterion, Magnitude) else 1.0, "min_kept": amount.min_kept}
+    if amount.runtime == "secateur":
+        return within_engine(one_shot, model, amount.budget, example_inputs=example_inputs, task=task, **how)  # type: ignore[arg-type]
+    spending = Spending(model, amount.budget, example_inputs)
     targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
-    power = 2.0 if isinstance(one_shot.criterion, Magnitude) else 1.0
-    amount = spending.allocation(targets, power=power, min_kept=min_kept)
-    pruned = replace(one_shot, allocation=amount)(model, task=task, example_inputs=spending.example_inputs)
-    notes = (*pruned.report.notes, spending.says(pruned.model))
-    return replace(pruned, report=replace(pruned.report, notes=notes))
+    pruned = replace(one_shot, allocation=spending.allocation(targets, **how))(  # type: ignore[arg-type]
+        model, task=task, example_inputs=example_inputs
+    )
+    return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, spending.says(pruned.model))))
 
 
 def _own(method: str | Criterion, granularity: str | Granularity) -> Any:

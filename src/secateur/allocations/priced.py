@@ -7,6 +7,7 @@ With magnitude and power 2 that is the Euclidean projection onto the budget (Yan
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import final
 
 import torch
@@ -30,7 +31,7 @@ class Priced:
         fixed: what is spent whatever stays.
         power: of the score, to make a value of it that adds up: 2 for magnitudes, 1 for what is a loss already.
         exact: the best choice, not the greedy one.
-        min_kept: units that stay under every name at least.
+        min_kept: units that stay under every name at least; below 1 a fraction of them.
     """
 
     prices: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
@@ -38,7 +39,7 @@ class Priced:
     fixed: float = 0.0
     power: float = 2.0
     exact: bool = False
-    min_kept: int = 0
+    min_kept: float = 0
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class Priced:
             n: units[n].flatten().double().clamp(min=0).pow(self.power).sort(descending=True).values for n in prices
         }
         costs = {n: _each(prices[n], units.count(n), units.tables[n].weights) for n in prices}
-        floors = {n: min(self.min_kept, units.count(n)) for n in prices}
+        floors = {n: self._floor(units.count(n)) for n in prices}
         room = self.limit - self.fixed - sum(float(costs[n][: floors[n]].sum()) for n in prices)
         if room < 0:
             raise OverBudget(
@@ -67,6 +68,9 @@ class Priced:
         chosen = keep_best(left_values, left_costs, room, exact=self.exact) if prices else None
         counts = {name: units.count(name) for name in units}
         return counts | ({n: floors[n] + k for n, k in zip(prices, chosen.counts, strict=True)} if chosen else {})
+
+    def _floor(self, count: int) -> int:
+        return min(count, int(self.min_kept)) if self.min_kept >= 1 else ceil(self.min_kept * count)
 
 
 def _each(steps: tuple[tuple[float, float], ...], count: int, weights: float) -> Tensor:

@@ -53,19 +53,22 @@ def pattern_sparsity(text: str) -> float | None:
     return 1 - quota / sizes["m"] if quota is not None and "m" in sizes else None
 
 
-def check_budget(text: str, granularity: str) -> None:
-    """Refuse a budget that is not understood, or that single weights cannot meet.
+def check_budget(text: str, granularity: str, runtime: str) -> None:
+    """Refuse a budget that is not understood, or that cannot be met like this.
 
     Raises:
         ValueError: it is one of these.
     """
     try:
-        _, cost = budget_of(text)
+        wanted, cost = budget_of(text)
     except UnknownName as error:
         raise ValueError(str(error)) from None
-    if granularity != "channel" and not isinstance(cost, WeightCost):
+    if runtime == "secateur" and wanted.cost != "latency":
+        raise ValueError(f"runtime = 'secateur' is a clock: write 'latency:50%', not {text!r}")
+    if granularity != "channel" and runtime == "torch" and not isinstance(cost, WeightCost):
         raise ValueError(
-            f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%'"
+            f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%' (for a "
+            "latency also runtime = 'secateur')"
         )
 
 

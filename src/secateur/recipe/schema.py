@@ -82,7 +82,8 @@ class PruneSection(_Table):
 
     method: str = "magnitude"
     granularity: str = "unstructured"
-    budget: str | None = None
+    runtime: Literal["torch", "secateur"] = "torch"
+    budget: Annotated[str | None, Field(validate_default=True)] = None
     sparsity: Annotated[Sparsity | None, Field(validate_default=True)] = None
     scope: str = "global"
     overrides: dict[str, Sparsity] = {}
@@ -121,7 +122,9 @@ class PruneSection(_Table):
     @classmethod
     def _budget(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None:
-            check_budget(text, info.data.get("granularity", "channel"))
+            check_budget(text, info.data.get("granularity", "channel"), info.data.get("runtime", "torch"))
+        elif info.data.get("runtime") == "secateur":
+            raise ValueError("missing; runtime says in whose time it is kept, e.g. budget = 'latency:50%'")
         return text
 
     @field_validator("sparsity")
