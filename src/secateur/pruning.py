@@ -163,12 +163,14 @@ def _within(one_shot: OneShot, amount: Amount, model: nn.Module, task: Task | No
         raise BadSparsity(
             f"granularity {describe(one_shot.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
         )
-    how = {"power": 2.0 if isinstance(one_shot.criterion, Magnitude) else 1.0, "min_kept": amount.min_kept}
+    sizes = isinstance(one_shot.criterion, Magnitude)
+    power, kept = 2.0 if sizes else 1.0, amount.min_kept
     if amount.runtime == "secateur":
-        return within_engine(one_shot, model, amount.budget, example_inputs=example_inputs, task=task, **how)  # type: ignore[arg-type]
+        how = {"task": task, "example_inputs": example_inputs, "power": power, "relative": sizes, "min_kept": kept}
+        return within_engine(one_shot, model, amount.budget, **how)
     spending = Spending(model, amount.budget, example_inputs)
     targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
-    pruned = replace(one_shot, allocation=spending.allocation(targets, **how))(  # type: ignore[arg-type]
+    pruned = replace(one_shot, allocation=spending.allocation(targets, power=power, min_kept=kept))(
         model, task=task, example_inputs=example_inputs
     )
     return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, spending.says(pruned.model))))

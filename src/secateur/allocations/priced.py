@@ -30,6 +30,8 @@ class Priced:
         limit: what may be spent.
         fixed: what is spent whatever stays.
         power: of the score, to make a value of it that adds up: 2 for magnitudes, 1 for what is a loss already.
+        relative: values relative to what is kept beside them, f_k / (f_1 + ... + f_k) from the largest f down (LAMP, Lee et al. 2021), for
+            scores that do not compare between layers.
         exact: the best choice, not the greedy one.
         min_kept: units that stay under every name at least; below 1 a fraction of them.
     """
@@ -38,6 +40,7 @@ class Priced:
     limit: float
     fixed: float = 0.0
     power: float = 2.0
+    relative: bool = False
     exact: bool = False
     min_kept: float = 0
 
@@ -56,6 +59,8 @@ class Priced:
         values = {
             n: units[n].flatten().double().clamp(min=0).pow(self.power).sort(descending=True).values for n in prices
         }
+        if self.relative:
+            values = {n: v / v.cumsum(0).clamp_min(1e-300) for n, v in values.items()}
         costs = {n: _each(prices[n], units.count(n), units.tables[n].weights) for n in prices}
         floors = {n: self._floor(units.count(n)) for n in prices}
         room = self.limit - self.fixed - sum(float(costs[n][: floors[n]].sum()) for n in prices)

@@ -46,6 +46,7 @@ def within_engine(
     example_inputs: Any,
     task: Task | None,
     power: float = 1.0,
+    relative: bool = False,
     min_kept: int = 0,
     seconds: float = 1.0,
 ) -> Pruned:
@@ -58,6 +59,7 @@ def within_engine(
         example_inputs: what is timed.
         task: for the criterion and the receipt.
         power: of the score, to make a value of it that adds up.
+        relative: values of a layer relative to what it keeps; see `Priced`.
         min_kept: units that stay in every layer at least.
         seconds: about how long to time each candidate.
 
@@ -78,7 +80,9 @@ def within_engine(
     for _ in range(_ROUNDS):
         steps = tuple((name, ((float("inf"), each),)) for name, each in prices.items())
         spared = _SPARED * max(0.0, aims.next - fixed) / spent if spent else 0.0  # of a uniform sparsity for that time
-        amount = Priced(prices=steps, limit=aims.next, fixed=fixed, power=power, min_kept=min_kept or spared)
+        amount = Priced(
+            prices=steps, limit=aims.next, fixed=fixed, power=power, relative=relative, min_kept=min_kept or spared
+        )
         try:
             found = clock.tried(amount, asked)
         except OverBudget:
