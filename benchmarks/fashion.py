@@ -8,11 +8,13 @@ as many steps as the dense network and the pruning had together. Accuracies are 
     python -m benchmarks.fashion            about 40 minutes
 """
 
-import argparse
 import copy
 import itertools
+import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,79 +63,115 @@ def task_of(data: Split) -> sc.Task:
     return sc.Task(batches, loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]))
 
 
-def rows_of(data: Split, seed: int, dense_steps: int, steps: int) -> Iterator[dict[str, Any]]:
-    """All rows of one seed."""
-    torch.manual_seed(seed)
-    model, task = convnet(), task_of(data)
-    fit(model, data, dense_steps, seed=seed)
-    whole = sc.profile(model, EXAMPLE).macs
+@dataclass(frozen=True)
+class Bench:
+    """What all cases of one seed share."""
 
-    def row(method: str, thin: nn.Module, share: float) -> dict[str, Any]:
-        macs, params = sc.profile(thin, EXAMPLE).macs, sum(p.numel() for p in thin.parameters())
-        score = accuracy(thin, data.x_test, data.y_test)
-        widths = [m.out_channels for m in thin.modules() if isinstance(m, nn.Conv2d)]
-        return {
-            "seed": seed,
-            "share": share,
-            "method": method,
-            "accuracy": score,
-            "macs": macs / whole,
-            "params": params,
-            "widths": widths,
-        }
+    data: Split
+    seed: int
+    dense_steps: int
+    steps: int
+    model: nn.Module
+    task: sc.Task
 
-    yield row("dense", model, 1.0)
-    longer = copy.deepcopy(model)
-    fit(longer, data, steps, seed=seed + 100)
-    yield row("dense, trained on", longer, 1.0)
+    @classmethod
+    def of(cls, data: Split, seed: int, dense_steps: int, steps: int) -> "Bench":
+        """Train the dense network."""
+        torch.manual_seed(seed)
+        model, task = convnet(), task_of(data)
+        fit(model, data, dense_steps, seed=seed)
+        return cls(data, seed, dense_steps, steps, model, task)
+
+    def longer(self) -> nn.Module:
+        """The dense network, trained on for as long as the others."""
+        model = copy.deepcopy(self.model)
+        fit(model, self.data, self.steps, seed=self.seed + 100)
+        return model
+
+    def at_once(self, criterion: str, scope: str, budget: str) -> nn.Module:
+        """Narrow, then train."""
+        how = {"granularity": "channel", "scope": scope, "budget": budget, "seed": self.seed}
+        thin = sc.prune(self.model, criterion, task=self.task, example_inputs=EXAMPLE, **how).model
+        fit(thin, self.data, self.steps, seed=self.seed + 100)
+        return thin
+
+    def stepwise(self, criterion: str, budget: str) -> nn.Module:
+        """Narrow in steps, training in between."""
+        method = sc.methods.Stepwise(criterion=criterion, steps=ROUNDS, budget=budget)
+
+        def train(model: nn.Module, k: int) -> None:
+            fit(model, self.data, self.steps // ROUNDS, seed=self.seed + 100 + k)
+
+        return method(self.model, train, task=self.task, example_inputs=EXAMPLE).model
+
+    def gdp(self, budget: str) -> tuple[nn.Module, dict[str, Any]]:
+        """Units leave and return while it trains."""
+        method = sc.methods.GDP(every=100, batches=10, budget=budget)
+        pruned = fit(copy.deepcopy(self.model), self.data, self.steps, seed=self.seed + 100, method=method)
+        return pruned.model, {key: pruned.report.settings[key] for key in ("left", "returned")}
+
+    def slimming(self, budget: str) -> nn.Module:
+        """Half of the steps under the penalty, half after narrowing."""
+        method, half = sc.methods.Slimming(strength=1e-3, budget=budget), self.steps // 2
+        thin: nn.Module = fit(copy.deepcopy(self.model), self.data, half, seed=self.seed + 100, method=method).model
+        fit(thin, self.data, self.steps - half, seed=self.seed + 200)
+        return thin
+
+    def scratch(self, widths: tuple[int, ...]) -> nn.Module:
+        """A new network, for as many steps as the dense one and the pruning had."""
+        torch.manual_seed(self.seed)
+        model = convnet(widths)
+        fit(model, self.data, self.dense_steps + self.steps, seed=self.seed)
+        return model
+
+    def uniform(self, budget: str) -> tuple[int, ...]:
+        """The widths of the same fraction everywhere."""
+        how = {"granularity": "channel", "scope": "layer", "budget": budget}
+        return widths_of(sc.prune(self.model, "magnitude", example_inputs=EXAMPLE, **how).model)
+
+
+def widths_of(model: nn.Module) -> tuple[int, ...]:
+    return tuple(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+def cases_of(share: float, found: Callable[[str], tuple[int, ...]]) -> Iterator[tuple[str, Callable[[Bench], Any]]]:
+    """Every method at one budget; ``found`` gives the widths of a row that is there."""
+    budget = f"macs:{100 * share:g}%"
+    for criterion, scope in (
+        ("magnitude", "layer"),
+        ("magnitude", "global"),
+        ("random", "layer"),
+        ("taylor_map", "global"),
+    ):
+        yield f"{criterion}, {scope}, at once", partial(Bench.at_once, criterion=criterion, scope=scope, budget=budget)
+    for criterion in ("taylor_map", "magnitude", "random"):
+        yield f"{criterion}, global, stepwise", partial(Bench.stepwise, criterion=criterion, budget=budget)
+    yield "from scratch, widths of stepwise Taylor", lambda b: b.scratch(found("taylor_map, global, stepwise"))
+    yield "GDP", partial(Bench.gdp, budget=budget)
+    yield "slimming", partial(Bench.slimming, budget=budget)
+    yield "from scratch, uniform widths", lambda b: b.scratch(b.uniform(budget))
+
+
+def rows_of(bench: Bench, before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All rows of one seed but those that were there ``before``."""
+    whole, rows = sc.profile(bench.model, EXAMPLE).macs, {(r["method"], r["share"]): r for r in before}
+
+    def row(method: str, share: float, made: Any) -> dict[str, Any]:
+        model, more = made if isinstance(made, tuple) else (made, {})
+        score = accuracy(model, bench.data.x_test, bench.data.y_test)
+        macs, params = sc.profile(model, EXAMPLE).macs / whole, sum(p.numel() for p in model.parameters())
+        found = {"seed": bench.seed, "share": share, "method": method, "accuracy": score, "macs": macs}
+        rows[method, share] = found | {"params": params, "widths": list(widths_of(model))} | more
+        return rows[method, share]
+
+    if ("dense", 1.0) not in rows:
+        yield row("dense", 1.0, bench.model)
+    if ("dense, trained on", 1.0) not in rows:
+        yield row("dense, trained on", 1.0, bench.longer())
     for share in SHARES:
-        asked = {"budget": f"macs:{100 * share:g}%"}
-        for criterion, scope in (
-            ("magnitude", "layer"),
-            ("magnitude", "global"),
-            ("random", "layer"),
-            ("taylor_map", "global"),
-        ):
-            thin = sc.prune(
-                model,
-                criterion,
-                granularity="channel",
-                scope=scope,
-                seed=seed,
-                task=task,
-                example_inputs=EXAMPLE,
-                **asked,
-            ).model
-            fit(thin, data, steps, seed=seed + 100)
-            yield row(f"{criterion}, {scope}, at once", thin, share)
-        for criterion in ("taylor_map", "magnitude", "random"):
-            method = sc.methods.Stepwise(criterion=criterion, steps=ROUNDS, **asked)
-            found = method(
-                model,
-                lambda m, k: fit(m, data, steps // ROUNDS, seed=seed + 100 + k),
-                task=task,
-                example_inputs=EXAMPLE,
-            )
-            yield row(f"{criterion}, global, stepwise", found.model, share)
-            widths = tuple(m.out_channels for m in found.model.modules() if isinstance(m, nn.Conv2d))
-            if criterion == "taylor_map":
-                scratch = convnet(widths)
-                fit(scratch, data, dense_steps + steps, seed=seed)
-                yield row("from scratch, widths of stepwise Taylor", scratch, share)
-        gdp = copy.deepcopy(model)
-        pruned = fit(gdp, data, steps, seed=seed + 100, method=sc.methods.GDP(every=100, batches=10, **asked))
-        history = pruned.report.settings
-        yield row("GDP", pruned.model, share) | {"left": history["left"], "returned": history["returned"]}
-        slim = copy.deepcopy(model)
-        slimmed = fit(slim, data, steps // 2, seed=seed + 100, method=sc.methods.Slimming(strength=1e-3, **asked)).model
-        fit(slimmed, data, steps - steps // 2, seed=seed + 200)
-        yield row("slimming", slimmed, share)
-        uniform = sc.prune(
-            model, "magnitude", granularity="channel", scope="layer", example_inputs=EXAMPLE, **asked
-        ).model
-        scratch = convnet(tuple(m.out_channels for m in uniform.modules() if isinstance(m, nn.Conv2d)))
-        fit(scratch, data, dense_steps + steps, seed=seed)
-        yield row("from scratch, uniform widths", scratch, share)
+        for method, make in cases_of(share, lambda name, share=share: tuple(rows[name, share]["widths"])):  # type: ignore[misc]
+            if (method, share) not in rows:
+                yield row(method, share, make(bench))
 
 
 def section(found: dict[str, Any]) -> str:
@@ -160,20 +198,23 @@ def section(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Train, prune, measure, record."""
-    args: argparse.Namespace = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     whole, first = load_fashion(args.data), 2560 if args.quick else 20_000
     data = Split(whole.x_train[:first], whole.y_train[:first], whole.x_test, whole.y_test)
     dense_steps, steps = (40, 40) if args.quick else (900, 600)
-    rows = []
+    path = args.out / "fashion.json"
+    rows = json.loads(path.read_text())["rows"] if args.keep and path.exists() else []
     for seed in range(1 if args.quick else args.seeds):
-        for found in rows_of(data, seed, dense_steps, steps):
+        bench = Bench.of(data, seed, dense_steps, steps)
+        for found in rows_of(bench, [row for row in rows if row["seed"] == seed]):
             rows.append(found)
             print(found, flush=True)
             if not args.quick:
-                record(
-                    "fashion", rows, out=args.out, train_images=len(data.x_train), dense_steps=dense_steps, steps=steps
-                )
+                facts = {"train_images": len(data.x_train), "dense_steps": dense_steps, "steps": steps}
+                record("fashion", rows, out=args.out, **facts)
 
 
 if __name__ == "__main__":
