@@ -48,8 +48,8 @@ class Limit:
             together by score per cost.
         harms: curves of a sensitivity analysis, by group; then the widths of least harm are chosen.
         min_kept: units that stay in every group at least; below 1 a fraction of them.
-        spared: with a budget of half of the dense cost, half of this fraction of every group stays, as long as the budget can be met
-            that way. Scores that are taken before the cut do not see what a layer of very few channels takes away from all others.
+        spared: this part of the width that all groups would have alike stays in every group, as long as the budget can be met that way.
+            Scores that are taken before the cut do not see what a layer of very few channels takes away from all others.
     """
 
     budget: Budget
@@ -106,39 +106,54 @@ def meet(
     Raises:
         OverBudget: the smallest widths cost more.
     """
-    if within.spared and within.min_kept == 1:
-        (dense,) = within.cost.measure([model], example_inputs)
-        least = within.spared * min(1.0, within.budget.limit(dense) / dense)
-        generous = replace(within, min_kept=least, spared=0.0)
-        with suppress(OverBudget):
-            return meet(model, coupling, scores, within=generous, example_inputs=example_inputs, round_to=round_to)
     channels, cost = Channels(groups=coupling.groups()), within.cost
     pricing = pricing_of(cost, coupling, coupling.graph or model, example_inputs)
     (dense,) = cost.measure([model], example_inputs)
     pricing = replace(pricing, factor=dense / pricing({}))
-    steps, units = steps_of(channels, round_to), channels.pool(scores)
-    least = pricing(floors_of(units, dict(steps), within.min_kept))
-    aims = Aims(start=dense, least=least, slack=_SLACK.get(cost.unit, 0.0))
-    best: Met | None = None
-    for _ in range(_ROUNDS):
-        masks = plan(scores, channels, within.allocation(pricing, aims.next, steps))
-        dense, now = measured(model, coupling, masks, cost, example_inputs)
-        if aims.slack and aims.near(
-            now / within.budget.limit(dense)
-        ):  # a clock is asked twice, for it may have been luck
-            again = measured(model, coupling, masks, cost, example_inputs)
-            dense, now = (dense + again[0]) / 2, (now + again[1]) / 2
-        limit = within.budget.limit(dense)
-        if now <= limit and (best is None or now / limit > best.cost / best.limit):
-            best = Met(masks=masks, dense=dense, limit=limit, cost=now)
-        if not aims.learn(now / limit):
-            break
-    if best is None:
-        raise OverBudget(
-            f"no widths were found that cost at most {spelled(limit, cost.unit)}: the nearest cost {spelled(now, cost.unit)}, all "
-            f"channels {spelled(dense, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
-        )
-    return best
+    search = _Search(model, coupling, scores, pricing, steps_of(channels, round_to), example_inputs)
+    if within.spared and within.min_kept == 1:
+        least = within.spared * pricing.alike(min(dense, within.budget.limit(dense)))
+        with suppress(OverBudget):
+            return search(replace(within, min_kept=least))
+    return search(within)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Widths of one network at known prices."""
+
+    model: nn.Module
+    coupling: Coupling
+    scores: Scores
+    pricing: Pricing
+    steps: tuple[tuple[str, int], ...]
+    example_inputs: Any
+
+    def __call__(self, within: Limit) -> Met:
+        """Aim, narrow, measure, again."""
+        channels, cost, pricing = Channels(groups=self.coupling.groups()), within.cost, self.pricing
+        least = pricing(floors_of(channels.pool(self.scores), dict(self.steps), within.min_kept))
+        aims = Aims(start=pricing({}), least=least, slack=_SLACK.get(cost.unit, 0.0))
+        best: Met | None = None
+        for _ in range(_ROUNDS):
+            masks = plan(self.scores, channels, within.allocation(pricing, aims.next, self.steps))
+            dense, now = measured(self.model, self.coupling, masks, cost, self.example_inputs)
+            if aims.slack and aims.near(
+                now / within.budget.limit(dense)
+            ):  # a clock is asked twice: it may have been luck
+                again = measured(self.model, self.coupling, masks, cost, self.example_inputs)
+                dense, now = (dense + again[0]) / 2, (now + again[1]) / 2
+            limit = within.budget.limit(dense)
+            if now <= limit and (best is None or now / limit > best.cost / best.limit):
+                best = Met(masks=masks, dense=dense, limit=limit, cost=now)
+            if not aims.learn(now / limit):
+                break
+        if best is None:
+            raise OverBudget(
+                f"no widths were found that cost at most {spelled(limit, cost.unit)}: the nearest cost {spelled(now, cost.unit)}, all "
+                f"channels {spelled(dense, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
+            )
+        return best
 
 
 class Aims:

@@ -68,6 +68,20 @@ class Pricing:
             (slope,) = torch.autograd.grad(self._cost(kept), kept)
         return dict(zip(self._names, slope.tolist(), strict=True))
 
+    def alike(self, limit: float) -> float:
+        """The fraction of its units, the same in every group, that costs ``limit``; 1 if all of them do.
+
+        >>> width = Dimension(("a.weight", 0), 8, (("a", 1),))
+        >>> round(Pricing(parts=(Part(24, (width.place,)), Part(6)), dimensions=(width,), units=(("a", 8),)).alike(18), 6)
+        0.5
+        """
+        full = _sheet(self).full
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(self._cost(middle * full)) <= limit else (low, middle)
+        return 1.0 if float(self._cost(full)) <= limit else low
+
     @cached_property
     def _names(self) -> list[str]:
         return [name for name, _ in self.units]

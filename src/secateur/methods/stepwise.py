@@ -198,7 +198,12 @@ class _Walk:
         if isinstance(self.share, Limit):
             assert self.dense is not None
             amount = self.dense * self._part(self.share.budget.limit(self.dense) / self.dense, progress)
-            return replace(self.share, budget=Budget(self.share.budget.cost, amount, relative=False)), amount
+            spared = self.share.spared ** (
+                1 / method.steps
+            )  # of what the step before left: in all steps together what a single one spares
+            return replace(
+                self.share, spared=spared, budget=Budget(self.share.budget.cost, amount, relative=False)
+            ), amount
         assert method.sparsity is not None
         part = self._part(1 - method.sparsity, progress)
         target = round(self.units * part) - (self.left - seen)  # a group with one unit left is no group any more
@@ -207,9 +212,7 @@ class _Walk:
         ), 1 - part
 
     def _part(self, share: float, progress: float) -> float:
-        if progress == 1:
-            return share
-        return share**progress if self.method.geometric else 1 - (1 - share) * progress
+        return share**progress if self.method.geometric else share * progress + (1 - progress)
 
     def _cost(self, model: nn.Module) -> float | None:
         return self.share.cost.measure([model], self.example_inputs)[0] if isinstance(self.share, Limit) else None
@@ -221,9 +224,8 @@ class _Walk:
             return float(self.task.evaluate(model))
 
     def _said(self) -> str:
-        method = self.method
+        method, pace = self.method, "geometric" if self.method.geometric else "linear"
         share = method.budget or f"sparsity {method.sparsity:g}"
-        pace = "geometric" if method.geometric else "linear"
         return (
             f"channels narrowed in {len(self.history)} of {method.steps} {pace} steps with training after each, "
             f"{describe(self.criterion)}, scope {method.scope}, {share}"
