@@ -190,7 +190,7 @@ def section(found: dict[str, Any]) -> str:
         body.append([method, *cells])
     return (
         "## GDP and Taylor on Fashion-MNIST\n\nA convnet of 32-32-64-64 channels, equal multiply-accumulates, equal further steps. "
-        f"Dense {statistics.fmean(dense):.2f}; trained on for as many steps {statistics.fmean(longer):.2f}. Mean ± sample deviation over seeds.\n\n"
+        f"Dense {statistics.fmean(dense):.2f}; trained on for as many steps {statistics.fmean(longer):.2f}. {len(dense)} seed(s): mean ± sample deviation.\n\n"
         + table(["method", *(f"{share:.0%} MACs" for share in shares)], body)
         + f"\n\n{about(found)}"
     )
