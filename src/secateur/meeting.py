@@ -138,9 +138,8 @@ class _Search:
         for _ in range(_ROUNDS):
             masks = plan(self.scores, channels, within.allocation(pricing, aims.next, self.steps))
             dense, now = measured(self.model, self.coupling, masks, cost, self.example_inputs)
-            if aims.slack and aims.near(
-                now / within.budget.limit(dense)
-            ):  # a clock is asked twice: it may have been luck
+            near = aims.near(now / within.budget.limit(dense))
+            if near and aims.slack:  # a clock is asked twice: it may have been luck
                 again = measured(self.model, self.coupling, masks, cost, self.example_inputs)
                 dense, now = (dense + again[0]) / 2, (now + again[1]) / 2
             limit = within.budget.limit(dense)

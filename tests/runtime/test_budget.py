@@ -70,3 +70,9 @@ def test_without_the_engine_it_says_so(monkeypatch):
     monkeypatch.setattr(secateur_engine, "available", lambda _: "")
     with pytest.raises(sc.errors.UnknownOperation, match="not installed"):
         sc.prune(net(), budget="latency:50%", runtime="secateur", example_inputs=X)
+
+
+@needs_engine
+def test_what_is_gathered_in_training_is_refused_as_elsewhere():
+    with pytest.raises(sc.errors.NeedsTask, match="gathered in training"):
+        sc.prune(net(), "movement", budget="latency:50%", runtime="secateur", example_inputs=X)

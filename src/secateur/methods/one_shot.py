@@ -14,6 +14,7 @@ from secateur.planning import plan
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Criterion, Granularity, LiveCriterion
 from secateur.report import Pruned
+from secateur.scores import Scores
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
 
@@ -45,13 +46,7 @@ class OneShot:
         Raises:
             NothingToPrune, UnknownName, BadPattern, BadScores, BadSparsity, NeedsTask: see the parts.
         """
-        if isinstance(self.criterion, LiveCriterion):
-            raise NeedsTask(
-                f"{self.criterion} is gathered in training: use sc.methods.Gradual(criterion=...).start(...)"
-            )
-        targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
-        scores = replace(self.criterion(model, targets, task), facts=targets)
-        masks = plan(scores, self.granularity, self.allocation)
+        masks = plan(self.scores(model, task), self.granularity, self.allocation)
         after = masks.apply_(copy.deepcopy(model))
         report = compare(
             model,
@@ -62,3 +57,16 @@ class OneShot:
             notes=notes_on(model, masks),
         )
         return Pruned(after, masks, report)
+
+    def scores(self, model: nn.Module, task: Task | None) -> Scores:
+        """What the criterion says of every weight that may leave.
+
+        Raises:
+            NothingToPrune, UnknownName, NeedsTask: see the parts.
+        """
+        if isinstance(self.criterion, LiveCriterion):
+            raise NeedsTask(
+                f"{self.criterion} is gathered in training: use sc.methods.Gradual(criterion=...).start(...)"
+            )
+        targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
+        return replace(self.criterion(model, targets, task), facts=targets)

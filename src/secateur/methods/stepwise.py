@@ -198,12 +198,9 @@ class _Walk:
         if isinstance(self.share, Limit):
             assert self.dense is not None
             amount = self.dense * self._part(self.share.budget.limit(self.dense) / self.dense, progress)
-            spared = self.share.spared ** (
-                1 / method.steps
-            )  # of what the step before left: in all steps together what a single one spares
-            return replace(
-                self.share, spared=spared, budget=Budget(self.share.budget.cost, amount, relative=False)
-            ), amount
+            spared = self.share.spared ** (1 / method.steps)  # in all steps together as much as one alone would spare
+            budget = Budget(self.share.budget.cost, amount, relative=False)
+            return replace(self.share, spared=spared, budget=budget), amount
         assert method.sparsity is not None
         part = self._part(1 - method.sparsity, progress)
         target = round(self.units * part) - (self.left - seen)  # a group with one unit left is no group any more

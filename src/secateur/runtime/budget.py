@@ -70,13 +70,11 @@ def within_engine(
     asked = check_engine(budget)
     if example_inputs is None:
         raise NeedsTask(f"budget={budget!r} is timed: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)")
-    targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
-    scores = replace(one_shot.criterion(model, targets, task), facts=targets)
+    scores = one_shot.scores(model, task)
     clock = _Clock(model, one_shot, scores, example_inputs, seconds)
     prices, fixed = clock.prices(min_kept)
     spent = sum(each * scores.values[name].numel() for name, each in prices.items())
-    whole = fixed + spent
-    aims, best = Aims(start=whole, least=fixed, slack=_SLACK), None
+    aims, best = Aims(start=fixed + spent, least=fixed, slack=_SLACK), None
     for _ in range(_ROUNDS):
         steps = tuple((name, ((float("inf"), each),)) for name, each in prices.items())
         spared = _SPARED * max(0.0, aims.next - fixed) / spent if spent else 0.0  # of a uniform sparsity for that time
