@@ -66,6 +66,26 @@ def test_costs_add_up_to_the_joint_rise(seed):
     assert float(sums[1]) <= 3 * pairs + 1e-9  # greedy, and not far from the best pair
 
 
+@settings(max_examples=20)
+@given(seed=st.integers(0, 999), width=st.integers(1, 3))
+def test_greedy_is_one_best_removal_after_the_other(seed, width):
+    """The slow way: among all units still there, the one whose absence is least bad, each time by a new least-squares fit."""
+    generator = torch.Generator().manual_seed(seed)
+    units = 5
+    x = torch.randn(units * width, 60, generator=generator).double()
+    weight = torch.randn(3, units * width, generator=generator).double()
+    costs = removal_costs(weight, x @ x.t() / 60, units, damping=0.0)
+    gone: list[int] = []
+    for unit in costs.argsort().tolist()[:-1]:
+        whole = {
+            u: rise(weight, x, [u_ * width + k for u_ in (*gone, u) for k in range(width)])
+            for u in range(units)
+            if u not in gone
+        }
+        assert whole[unit] <= min(whole.values()) * (1 + 1e-6)
+        gone.append(unit)
+
+
 def test_scale():
     x, weight = torch.randn(6, 50).double(), torch.randn(3, 6).double()
     one = removal_costs(weight, x @ x.t(), 6)

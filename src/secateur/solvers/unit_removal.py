@@ -6,6 +6,9 @@ For outputs W x and H = E[x x^T], removing the features S and refitting the othe
 
 and leaves   W <- W - W_S ((H^-1)_SS)^-1 (H^-1)_S,   H^-1 <- H^-1 - (H^-1)_:S ((H^-1)_SS)^-1 (H^-1)_S: .
 The cheapest unit leaves, both are brought up to date, and so on. Costs are rises of E || W x ||^2, so they add up along the way.
+
+Work: one pass over H^-1 for a unit of those that are still there, n^3/3 for n units of one feature. The unit that leaves changes places
+with the last one, so that what is left stays in one corner of the matrices and nothing is copied.
 """
 
 import torch
@@ -34,33 +37,38 @@ def removal_costs(weight: Tensor, hessian: Tensor, units: int, *, damping: float
     mean = h.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     inverse = torch.linalg.inv(h + damping * mean * torch.eye(len(h), dtype=torch.float64, device=h.device))
     costs = torch.zeros(units, dtype=torch.float64, device=w.device)
-    alive = torch.ones(units, dtype=torch.bool, device=w.device)
     worst = torch.zeros((), dtype=torch.float64, device=w.device)
-    for _ in range(units):
-        blocks = _diagonal_blocks(inverse, units, width)
-        pieces = w.reshape(len(w), units, width).transpose(0, 1)  # [units, rows, width]
-        rises = _rises(pieces, blocks, alive)
-        unit = int(rises.argmin())
-        worst = torch.maximum(worst * (1 + 1e-6), rises[unit])  # never a tie: the order is kept in float32 too
-        costs[unit], alive[unit] = worst, False
-        here = slice(unit * width, (unit + 1) * width)
-        step = torch.linalg.solve(inverse[here, here], inverse[here])  # [width, features]
-        w -= w[:, here] @ step
-        inverse = inverse - inverse[:, here] @ step
-        w[:, here] = 0
-        inverse[here], inverse[:, here] = 0, 0
-        inverse[here, here] = torch.eye(
-            width, dtype=torch.float64, device=w.device
-        )  # keeps its block solvable; it is not alive
+    names = list(range(units))  # of the units in the corner, by place
+    for left in range(units - 1, -1, -1):
+        rises = _rises(w, inverse, width)
+        place = int(rises.argmin())
+        worst = torch.maximum(worst * (1 + 1e-6), rises[place])  # never a tie: the order is kept in float32 too
+        costs[names[place]] = worst
+        names[place] = names[left]
+        out, rest = _to_the_end_(w, inverse, place, width), slice(left * width)
+        step = torch.linalg.solve(inverse[out, out], inverse[out, rest])  # [width, features]
+        w = w[:, rest].addmm_(w[:, out], step, alpha=-1)
+        inverse = inverse[rest, rest].addmm_(inverse[rest, out], step, alpha=-1)
     return costs
 
 
-def _diagonal_blocks(matrix: Tensor, units: int, width: int) -> Tensor:
-    return matrix.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+def _to_the_end_(w: Tensor, inverse: Tensor, place: int, width: int) -> slice:
+    """Let a unit and the last one change places; where the features of the last one stand."""
+    here, last = slice(place * width, (place + 1) * width), slice(len(inverse) - width, len(inverse))
+    for view in (w.t(), inverse, inverse.t()):
+        kept = view[here].clone()
+        view[here] = view[last]
+        view[last] = kept
+    return last
 
 
-def _rises(pieces: Tensor, blocks: Tensor, alive: Tensor) -> Tensor:
-    """``tr(W_S B^-1 W_S^T)`` for every unit; infinite for those that left."""
-    solved = torch.linalg.solve(blocks, pieces.transpose(1, 2))  # [units, width, rows]
-    rises: Tensor = (pieces.transpose(1, 2) * solved).sum((1, 2))
-    return rises.masked_fill(~alive, torch.inf)
+def _rises(w: Tensor, inverse: Tensor, width: int) -> Tensor:
+    """``tr(W_S B^-1 W_S^T)`` for every unit, with ``B = (H^-1)_SS``."""
+    if width == 1:
+        return w.square().sum(0) / inverse.diagonal()
+    units = len(inverse) // width
+    pieces = w.view(len(w), units, width).transpose(0, 1)  # [units, rows, width]
+    blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    energy = pieces.transpose(1, 2) @ pieces  # [units, width, width]: the rows are many, so they are summed first
+    rises: Tensor = torch.linalg.solve(blocks, energy).diagonal(dim1=1, dim2=2).sum(1)
+    return rises
