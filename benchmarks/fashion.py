@@ -104,9 +104,9 @@ class Bench:
 
         return method(self.model, train, task=self.task, example_inputs=EXAMPLE).model
 
-    def gdp(self, budget: str) -> tuple[nn.Module, dict[str, Any]]:
-        """Units leave and return while it trains."""
-        method = sc.methods.GDP(every=100, batches=10, budget=budget)
+    def gdp(self, scope: str, budget: str) -> tuple[nn.Module, dict[str, Any]]:
+        """Units leave and return in the first quarter of the steps; chosen on seed 3, which is in no table (60 %: 2.4 points worse)."""
+        method = sc.methods.GDP(every=50, batches=5, end_step=self.steps // 4, scope=scope, budget=budget)
         pruned = fit(copy.deepcopy(self.model), self.data, self.steps, seed=self.seed + 100, method=method)
         return pruned.model, {key: pruned.report.settings[key] for key in ("left", "returned")}
 
@@ -141,13 +141,15 @@ def cases_of(share: float, found: Callable[[str], tuple[int, ...]]) -> Iterator[
         ("magnitude", "layer"),
         ("magnitude", "global"),
         ("random", "layer"),
+        ("taylor_map", "layer"),
         ("taylor_map", "global"),
     ):
         yield f"{criterion}, {scope}, at once", partial(Bench.at_once, criterion=criterion, scope=scope, budget=budget)
     for criterion in ("taylor_map", "magnitude", "random"):
         yield f"{criterion}, global, stepwise", partial(Bench.stepwise, criterion=criterion, budget=budget)
     yield "from scratch, widths of stepwise Taylor", lambda b: b.scratch(found("taylor_map, global, stepwise"))
-    yield "GDP", partial(Bench.gdp, budget=budget)
+    for scope in ("layer", "global"):
+        yield f"GDP, {scope}", partial(Bench.gdp, scope=scope, budget=budget)
     yield "slimming", partial(Bench.slimming, budget=budget)
     yield "from scratch, uniform widths", lambda b: b.scratch(b.uniform(budget))
 
