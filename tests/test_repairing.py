@@ -54,9 +54,51 @@ def test_only_kept_weights_of_readers_change():
     repair_(masked, net, masks, sc.Task([X]))
     for name, value in masked.state_dict().items():
         assert not value[~masks[name]].any()
-        assert torch.equal(value, start[name]) == (name not in ("2.weight", "5.weight"))
+        assert torch.equal(value, start[name]) == (name not in ("2.weight", "2.bias", "5.weight", "5.bias"))
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), dense.state_dict().values(), strict=True))
     assert not any(m._forward_pre_hooks for model in (net, masked) for m in model.modules())
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_few_examples_do_no_harm(batches):
+    """Fewer places than features: least squares alone would fit them all and forget the rest."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 5))
+    seen, other = torch.randn(120, 20), torch.randn(1000, 20)
+    masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in net.named_parameters()}
+    masks["0.weight"][:100], masks["0.bias"][:100], masks["2.weight"][:, :100] = False, False, False
+    masked = sc.Masks(masks).apply_(copy.deepcopy(net))
+    before = (masked(other) - net(other)).square().mean()
+    assert repair_(masked, net, sc.Masks(masks), sc.Task(list(seen.chunk(batches)))) == ["2.weight"]
+    assert (masked(other) - net(other)).square().mean() < 0.7 * before
+
+
+def test_a_few_huge_places_do_not_outvote_the_others():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 5))
+    x = torch.randn(400, 20)
+    x[::100] *= 300
+    masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in net.named_parameters()}
+    masks["0.weight"][:30], masks["0.bias"][:30], masks["2.weight"][:, :30] = False, False, False
+    masked = sc.Masks(masks).apply_(copy.deepcopy(net))
+    ordinary = torch.randn(500, 20)
+    before = (masked(ordinary) - net(ordinary)).square().mean()
+    repair_(masked, net, sc.Masks(masks), sc.Task(list(x.chunk(4))))
+    assert (masked(ordinary) - net(ordinary)).square().mean() < 0.6 * before
+
+
+def test_places_without_anything_do_not_make_the_others_huge():
+    net = network()
+    masks = masks_of_every_other(net)
+    x = X.clone()
+    x[16:] = 0
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.bias.zero_()
+    masked = masks.apply_(copy.deepcopy(net))
+    before = (masked(X) - net(X)).square().mean()
+    repair_(masked, net, masks, sc.Task(list(x.split(4))))
+    assert (masked(X) - net(X)).square().mean() < 0.3 * before
 
 
 def test_labels_do_not_matter():

@@ -6,6 +6,7 @@ as that layer, says what it takes in now. Least squares does the rest (`secateur
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, final
 
 import torch
@@ -16,10 +17,12 @@ from secateur.examples import leaving_no_trace
 from secateur.facts import LayerFacts
 from secateur.gates import Place, read_by, reader_inputs
 from secateur.masks import Masks
-from secateur.solvers.least_squares import refit
+from secateur.solvers.least_squares import Correction, Moments, correction
 from secateur.task import Task
 
 __all__ = ["Fit", "repair_"]
+
+_HUGE = 4.0  # times the median squared length of an output: what lies beyond counts less, by the square
 
 Progress = Callable[[int, int, str], object]
 
@@ -31,7 +34,7 @@ class Fit:
 
     Args:
         samples: places (patches, tokens) taken of each batch and layer, at random.
-        damping: of the least squares, as a fraction of the mean diagonal.
+        damping: the least that is tried, as a fraction of the mean diagonal.
         seed: which places are taken.
     """
 
@@ -65,18 +68,21 @@ def repair_(
     Raises:
         NeedsTask: there is no batch.
     """
-    torn = _torn(masked, masks)
+    torn, fit, names = _torn(masked, masks), fit or Fit(), list[str]()
     order = _in_running_order(masked, torn, task)
+    several = len(list(islice(task.each_batch("repair"), 2))) > 1
     for done, module in enumerate(order):
         name, dim = torn[module]
         if on_progress:
             on_progress(done, len(order), name)
         alive = masks[name].movedim(dim, 0).flatten(1).any(1)
         pair = _Pair(masked, module, dense, dense.get_submodule(name.rpartition(".")[0]))
-        fitted = pair.refitted(alive, task, fit or Fit())
-        if fitted is not None:
-            _write(module, fitted, masks[name])
-    return [torn[module][0] for module in order]
+        halves = pair.halves(alive, task, fit, several=several)
+        found = halves and correction(halves, damping=fit.damping, bias=_has_bias(module))
+        if found:
+            _add(module, found, alive, masks, name)
+            names.append(name)
+    return names
 
 
 def _torn(masked: nn.Module, masks: Masks) -> dict[nn.Module, Place]:
@@ -110,29 +116,36 @@ class _Pair:
     dense: nn.Module
     twin: nn.Module
 
-    def refitted(self, alive: Tensor, task: Task, fit: Fit) -> Tensor | None:
-        """The weight matrix that does with the inputs that are ``alive`` what the twin does; None if the layer never runs."""
-        weight = matrix_of(self.twin)
-        features = alive.repeat_interleave(weight.shape[1] // len(alive))
+    def halves(self, alive: Tensor, task: Task, fit: Fit, *, several: bool) -> list[Moments]:
+        """What is missing of the layer's output, and the inputs that are ``alive``, in two halves of the batches; [] if it never runs.
+
+        With ``several`` batches every other one is in the second half; else each is cut in two.
+        """
+        whole, now = matrix_of(self.twin).double(), matrix_of(self.module).double()
+        features = alive.repeat_interleave(whole.shape[1] // len(alive))
         generator = torch.Generator().manual_seed(fit.seed)
-        gram = cross = None
-        for batch in task.each_batch("repair"):
-            now, before = (
-                _input_of(self.masked, self.module, batch, task),
-                _input_of(self.dense, self.twin, batch, task),
-            )
-            if now is None or before is None:
+        level, found = None, dict[int, Moments]()
+        for k, batch in enumerate(task.each_batch("repair")):
+            inputs = _input_of(self.masked, self.module, batch, task), _input_of(self.dense, self.twin, batch, task)
+            if inputs[0] is None or inputs[1] is None:
                 continue
-            here, there = columns_of(self.module, now)[features], columns_of(self.twin, before)
-            chosen = torch.randperm(here.shape[1], generator=generator)[: fit.samples].to(here.device)
-            here, there = here[:, chosen].double(), there[:, chosen].double()
-            gram = here @ here.t() if gram is None else gram + here @ here.t()
-            cross = there @ here.t() if cross is None else cross + there @ here.t()
-        if gram is None or cross is None:
-            return None
-        fitted = torch.zeros_like(weight)
-        fitted[:, features] = refit(weight, cross, gram, damping=fit.damping)
-        return fitted
+            here, there = columns_of(self.module, inputs[0])[features], columns_of(self.twin, inputs[1])
+            chosen = torch.randperm(here.shape[1], generator=generator)[: fit.samples].sort().values.to(here.device)
+            here, output = here[:, chosen].double(), whole @ there[:, chosen].double()
+            energy = output.square().sum(0)
+            level = _usual(energy) if level is None else level
+            parts = here, output - now[:, features] @ here, (_HUGE * level / energy).clamp_max(1).square()
+            cut = [parts] if several else list(zip(*(part.chunk(2, -1) for part in parts), strict=True))
+            for half, piece in enumerate(cut, k if several else 0):
+                moments = Moments.of(*piece)
+                found[half % 2] = found[half % 2] + moments if half % 2 in found else moments
+        return list(found.values()) if len(found) == 2 else []
+
+
+def _usual(energy: Tensor) -> Tensor:
+    """The median of what is not next to nothing, such as the background of a picture."""
+    real = energy[energy > 1e-4 * energy.mean()]
+    return real.median() if len(real) else energy.new_ones(())
 
 
 def _input_of(model: nn.Module, module: nn.Module, batch: Any, task: Task) -> Tensor | None:
@@ -154,9 +167,26 @@ def _input_of(model: nn.Module, module: nn.Module, batch: Any, task: Task) -> Te
     return found[0] if found else None
 
 
+def _is_transposed(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd) and bool(module.transposed)
+
+
+def _has_bias(module: nn.Module) -> bool:
+    """Whether there is one for each row of the matrix: a transposed convolution has one for all taps."""
+    return getattr(module, "bias", None) is not None and not _is_transposed(module)
+
+
 @torch.no_grad()
-def _write(module: nn.Module, matrix: Tensor, mask: Tensor) -> None:
-    weight = module.get_parameter("weight")
-    transposed = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
-    shaped = matrix.t().reshape(weight.shape) if transposed else matrix.reshape(weight.shape)
-    weight.copy_(shaped.to(weight.dtype)).masked_fill_(~mask.to(weight.device), 0)
+def _add(module: nn.Module, made: Correction, alive: Tensor, masks: Masks, name: str) -> None:
+    """Bring the weight and the bias of a layer up to date; what is masked stays zero."""
+    weight, matrix = module.get_parameter("weight"), matrix_of(module).double()
+    features = alive.repeat_interleave(matrix.shape[1] // len(alive))
+    matrix[:, features] += made.weight
+    weight.copy_((matrix.t() if _is_transposed(module) else matrix).reshape(weight.shape))
+    if _has_bias(module):
+        module.get_parameter("bias").add_(made.bias.to(weight.dtype))
+    own = dict(module.named_parameters(recurse=False))
+    for part, parameter in own.items():
+        mask = masks.get(f"{name.removesuffix('weight')}{part}")
+        if mask is not None:
+            parameter.masked_fill_(~mask.to(parameter.device), 0)

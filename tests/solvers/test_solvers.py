@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.solvers.least_squares import refit, solve_right
+from secateur.solvers.least_squares import Moments, correction, refit, solve_right
 from secateur.solvers.unit_removal import removal_costs
 
 
@@ -27,6 +27,34 @@ def test_refit_is_least_squares(seed, kept):
     found = refit(weight, x @ now.t(), now @ now.t(), damping=0.0)
     expected = torch.linalg.lstsq(now.t(), (weight @ x).t()).solution.t()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 999), bias=st.booleans())
+def test_a_correction_is_weighted_least_squares(seed, bias):
+    generator = torch.Generator().manual_seed(seed)
+    x, missing = (torch.randn(*shape, generator=generator).double() for shape in ((4, 40), (3, 40)))
+    x += 2
+    omega = torch.rand(40, generator=generator).double() + 0.1
+    moments = Moments.of(x[:, :15], missing[:, :15], omega[:15]) + Moments.of(x[:, 15:], missing[:, 15:], omega[15:])
+    made = moments.solved(0.0, bias=bias)
+    columns = torch.cat([x, torch.ones(1, 40).double()]) if bias else x
+    root = omega.sqrt()
+    expected = torch.linalg.lstsq((columns * root).t(), (missing * root).t()).solution.t()
+    torch.testing.assert_close(made.weight, expected[:, :4], rtol=1e-6, atol=1e-8)
+    if bias:
+        torch.testing.assert_close(made.bias, expected[:, 4], rtol=1e-6, atol=1e-8)
+    left = ((missing - made.weight @ x - made.bias[:, None]).square() * omega).sum()
+    assert abs(moments.gain(made) - float((missing.square() * omega).sum() - left)) < 1e-8
+
+
+def test_halves_that_disagree_give_no_correction():
+    x, missing = torch.randn(3, 200).double(), torch.randn(2, 3).double()
+    one, other = (Moments.of(x, sign * missing @ x, torch.ones(200).double()) for sign in (1, -1))
+    assert correction([one, other], damping=1e-4, bias=True) is None
+    made = correction([one, one], damping=1e-8, bias=False)
+    assert made is not None
+    torch.testing.assert_close(made.weight, missing, rtol=1e-5, atol=1e-5)
 
 
 def test_features_that_never_fire():
