@@ -17,7 +17,6 @@ from secateur.macs import Macs, count_macs, count_nonzeros, holder_of
 from secateur.narrowing import structure_of
 from secateur.packing import packed_nbytes
 from secateur.report import LayerProfile, Profile, Pruned, Report
-from secateur.structure import Structure
 from secateur.task import Task
 from secateur.timing import measure, using_threads
 from secateur.weighing import GZIP_LIMIT, dense_nbytes, gzip_nbytes
@@ -182,12 +181,13 @@ def _bytes(model: nn.Module, gzip: bool | None, notes: list[str]) -> dict[str, i
             f"gzip was not tried on {dense / 1e6:,.0f} MB (about {dense / 2e7:,.0f} s): ask for it with gzip=True"
         )
     zipped = gzip_nbytes(named) if gzip or (gzip is None and dense <= GZIP_LIMIT) else None
-    return {"dense_bytes": dense, "gzip_bytes": zipped, "packed_bytes": _packed(named, structure_of(model), notes)}
+    return {"dense_bytes": dense, "gzip_bytes": zipped, "packed_bytes": _packed(named, model, notes)}
 
 
-def _packed(named: Mapping[str, Tensor], structure: Structure | None, notes: list[str]) -> int | None:
+def _packed(named: Mapping[str, Tensor], model: nn.Module, notes: list[str]) -> int | None:
+    structure = structure_of(model)
     try:
-        return packed_nbytes(named, structure=structure.to_dict() if structure else None)
+        return packed_nbytes(named, model=type(model).__name__, structure=structure.to_dict() if structure else None)
     except WrongModel as error:
         notes.append(f"The file that sc.save would write was not sized: {error}")
         return None

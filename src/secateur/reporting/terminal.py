@@ -78,7 +78,7 @@ def _facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "non-zero parameters", f"{count(profile.nonzeros)} ({percent(profile.sparsity)} zero)"
     for label, size in (
         ("plain safetensors file", profile.dense_bytes),
-        ("file that sc.save writes", profile.packed_bytes),
+        ("weights as sc.save packs them", profile.packed_bytes),
         ("plain file after gzip", profile.gzip_bytes),
     ):
         if size is not None:

@@ -106,7 +106,7 @@ _COUNTS = (
     ("parameters", "params", _FEWER),
     ("non-zero parameters", "nonzeros", _FEWER),
     ("plain safetensors file", "dense_bytes", _SMALLER),
-    ("file that sc.save writes", "packed_bytes", _SMALLER),
+    ("weights as sc.save packs them", "packed_bytes", _SMALLER),
     ("plain file after gzip", "gzip_bytes", _SMALLER),
     ("MACs", "macs", _FEWER),
     ("MACs, weight not zero", "nonzero_macs", _FEWER),

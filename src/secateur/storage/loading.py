@@ -131,7 +131,7 @@ def _mask(word: str, weights: Tensor | None, stored: Tensor | Stored | None) -> 
     if word == "alone" or weights is None:
         assert held is not None
         return held
-    kept = weights != 0
+    kept = torch.ones_like(weights, dtype=torch.bool) if word == "all" else weights != 0
     return kept if held is None else kept ^ held.to(kept.device)
 
 

@@ -99,7 +99,7 @@ def _masks_beside(
             continue
         if name in state and state[name].shape == mask.shape:
             flips = here != (_as_stored(name, state[name], dtype) != 0)
-            words[name] = "flips" if bool(flips.any()) else "nonzero"
+            words[name] = "nonzero" if not bool(flips.any()) else "all" if bool(here.all()) else "flips"
             here = flips
         else:
             words[name] = "alone"

@@ -17,7 +17,7 @@ from secateur.structure import Structure
 
 __all__ = ["APART", "MASK_WORDS", "Stored", "mask_key", "stored_tensors"]
 
-MASK_WORDS = ("nonzero", "flips", "alone", "structure")
+MASK_WORDS = ("nonzero", "all", "flips", "alone", "structure")
 APART = ("flips", "alone")  # words of masks that are stored themselves
 
 
