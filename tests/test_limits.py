@@ -30,7 +30,7 @@ def test_what_is_not_understood_is_refused():
             share_of(sparsity, budget, "global", 1)
     with pytest.raises(UnknownName, match="none of the costs"):
         limit_of("money:50%")
-    with pytest.raises(UnknownName, match="none of the allocations"):
+    with pytest.raises(UnknownName, match="is none of erk"):
         limit_of("macs:50%", "nowhere")
 
 

@@ -41,6 +41,8 @@ def test_bytes_of_the_file(tmp_path):
     model = convnet()
     pruned = sc.prune(model, budget="bytes:150kB", granularity="channel", example_inputs=IMAGE)
     assert 147_000 <= Bytes().measure([pruned.model], IMAGE)[0] <= 150_000
+    sc.save(pruned, tmp_path / "thin.safetensors")
+    assert 147_000 <= (tmp_path / "thin.safetensors").stat().st_size <= 150_000  # with the receipt in its header
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_equal_curves_share_alike_and_exactly():
 
 def test_a_missing_curve_and_an_impossible_floor_are_named():
     with pytest.raises(UnknownName, match="no sensitivity curve for 'a'"):
-        Sensitive(sparsity=0.5)(units(a=4))
+        Sensitive(sparsity=0.5, harms=())(units(a=4))
     with pytest.raises(BadSparsity, match="minimum kept"):
         Sensitive(sparsity=0.9, harms=(("a", ((0.5, 0.1),)),), min_kept=50)(units(a=100))
 

@@ -127,7 +127,9 @@ def minilm(weights: Path, steps: int) -> Network:
         for _ in range(steps):
             yield batch(torch.randint(0, len(rows), (32,), generator=generator).tolist())
 
-    generator = torch.Generator().manual_seed(0)  # at random: the file is sorted by genre, and the first rows are captions of videos
+    generator = torch.Generator().manual_seed(
+        0
+    )  # at random: the file is sorted by genre, and the first rows are captions of videos
     calibration = [batch(chosen.tolist()) for chosen in torch.randperm(len(rows), generator=generator)[:128].split(16)]
     example = tuple(t[:2] for t in calibration[0][:2])
     return Network(model, example, loss, calibration, judge, training, 1e-4, "")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from secateur.errors import BadSparsity, UnknownName
-from secateur.limits import limit_of
+from secateur.limits import check_units, limit_of
 from secateur.meeting import Limit
 from secateur.names import allocation_of
 from secateur.notes import describe
@@ -31,6 +31,7 @@ class Amount:
     runtime: str = "torch"
 
     def __post_init__(self) -> None:
+        check_units(min_kept=self.min_kept)
         if self.runtime not in ("torch", "secateur"):
             raise UnknownName(f"runtime={self.runtime!r} is not known; there are 'torch' and 'secateur'")
         if self.runtime == "secateur":

@@ -13,6 +13,19 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0*
 _TIME = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _ENERGY = {"pj": 1e-6, "nj": 1e-3, "uj": 1.0, "µj": 1.0, "mj": 1e3, "j": 1e6}
 _SUFFIXES = {"": _PLAIN, "bytes": _BYTES, "ms": _TIME, "µJ": _ENERGY}
+_SPELLED = {
+    "k": "k",
+    "m": "M",
+    "g": "G",
+    "b": "B",
+    "t": "T",
+    "kb": "kB",
+    "mb": "MB",
+    "gb": "GB",
+    "kib": "KiB",
+    "mib": "MiB",
+    "gib": "GiB",
+}
 
 
 @final
@@ -56,10 +69,9 @@ class Budget:
             return cls(cost, number / 100, relative=True)
         suffixes = _SUFFIXES.get((unit_of or {}).get(cost, ""), _PLAIN)
         if suffix.lower() not in suffixes:
-            known = ", ".join(f"{number:g}{known}" for known in suffixes if known)
-            raise UnknownName(
-                f"budget={text!r}: {suffix or 'no unit'} is no unit of {cost!r}; write {known} or a percentage"
-            )
+            known = ", ".join(f"{number:g}{_SPELLED.get(known, known)}" for known in suffixes if known)
+            what = f"{suffix} is no unit of {cost!r}" if suffix else f"{cost!r} needs a unit"
+            raise UnknownName(f"budget={text!r}: {what}; write {known} or a percentage")
         if number <= 0:
             raise UnknownName(f"budget={text!r} asks for nothing at all")
         return cls(cost, number * suffixes[suffix.lower()], relative=False)
@@ -75,6 +87,8 @@ def spelled(value: float, unit: str) -> str:
     >>> spelled(2_045_000_000, ""), spelled(2_000_000, "bytes"), spelled(8.25, "ms")
     ('2.045 G', '2 MB', '8.25 ms')
     """
+    if unit == "ms" and value >= 1e4:
+        return f"{value / 1e3:.4g} s"
     if unit not in ("", "bytes"):
         return f"{value:.4g} {unit}"
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

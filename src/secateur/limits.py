@@ -1,7 +1,6 @@
 """What may stay, in the words of a user: ``sparsity=0.5`` becomes an allocation, ``budget="macs:50%"`` a limit to be met by measuring."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -27,6 +26,18 @@ def check_words(model: Any, budget: Any) -> None:
         raise UnknownName(f"budget={budget!r} must say of what: e.g. 'macs:50%', 'params:1M', 'latency:8ms'")
 
 
+def check_units(*, round_to: int = 1, min_kept: int = 0) -> None:
+    """Refuse numbers of units that are none.
+
+    Raises:
+        BadSparsity: with the number and an example.
+    """
+    if not isinstance(round_to, int) or round_to < 1:
+        raise BadSparsity(f"round_to={round_to!r} must be a positive whole number of channels, e.g. 8")
+    if not isinstance(min_kept, int) or min_kept < 0:
+        raise BadSparsity(f"min_kept={min_kept!r} must be a whole number of units that stay, 0 or more")
+
+
 def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
     """Read a budget; with a ``scope`` other than "global" its allocation is followed as far as the budget asks for.
 
@@ -40,7 +51,7 @@ def limit_of(budget: str, scope: str = "global", *, min_kept: int = 1) -> Limit:
     if scope == "global":
         return Limit(budget=wanted, cost=cost, min_kept=min_kept)
     allocation_of(scope, 0.5)  # an unknown name is refused here
-    return Limit(budget=wanted, cost=cost, family=partial(_family, scope, min_kept), min_kept=min_kept)
+    return Limit(budget=wanted, cost=cost, family=_Family(scope, min_kept), min_kept=min_kept)
 
 
 def absolute(limit: Limit, dense: float) -> Limit:
@@ -71,5 +82,12 @@ def share_of(sparsity: float | None, budget: str | None, scope: str, min_kept: i
     return allocation_of(scope, sparsity, min_kept=min_kept)
 
 
-def _family(scope: str, min_kept: int, sparsity: float) -> Allocation:
-    return allocation_of(scope, min(sparsity, 1 - 1e-9), None, min_kept)
+@dataclass(frozen=True)
+class _Family:
+    """From a sparsity to the allocation of one scope."""
+
+    scope: str
+    min_kept: int
+
+    def __call__(self, sparsity: float) -> Allocation:
+        return allocation_of(self.scope, min(sparsity, 1 - 1e-9), None, self.min_kept)

@@ -59,6 +59,14 @@ class Limit:
     min_kept: float = 1
     spared: float = 0.5
 
+    @property
+    def name(self) -> str:
+        """The budget and how it is shared, in words."""
+        amount, unit = self.budget.amount, self.cost.unit
+        asked = f"{100 * amount:g}%" if self.budget.relative else spelled(amount, unit)
+        shared = "score per cost" if self.family is None else f"scope {getattr(self.family, 'scope', 'of its own')!r}"
+        return f"budget {self.budget.cost}:{asked}, by {'the curves' if self.harms else shared}"
+
     def allocation(self, pricing: Pricing, limit: float, steps: tuple[tuple[str, int], ...]) -> Allocation:
         """What decides about the widths at these prices."""
         if self.harms:
@@ -89,6 +97,7 @@ class Met:
         return (
             f"Budget: at most {spelled(self.limit, unit)} {name} were asked for ({self.limit / self.dense:.1%} of the dense model's "
             f"{spelled(self.dense, unit)}), {spelled(self.cost, unit)} are left ({self.cost / self.dense:.1%})"
+            f"{'; what leaves together is too large for more to stay' if unit != 'ms' and self.cost < 0.95 * self.limit else ''}"
         )
 
 

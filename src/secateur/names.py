@@ -7,15 +7,25 @@ the door; inside the library there are only objects.
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from secateur.budgets import Budget
-from secateur.errors import UnknownName
+from secateur.errors import NeedsTask, UnknownName
 from secateur.protocols import Allocation, Cost, Criterion, Granularity, LiveCriterion
 
-__all__ = ["allocation_of", "budget_of", "build", "criterion_of", "dotted", "find", "granularity_of", "names_in"]
+__all__ = [
+    "allocation_of",
+    "budget_of",
+    "build",
+    "criterion_of",
+    "dotted",
+    "find",
+    "granularity_of",
+    "names_in",
+    "standing",
+]
 
 _SCOPES = {"layer": "uniform", "local": "uniform", "global": "global"}
 
@@ -58,9 +68,9 @@ def find(folder: str, name: str) -> Any:
         return dotted(name)
     known = names_in(folder)
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownName(f"{name!r} is none of the {folder}: {', '.join(known)}{hint} (yours: 'package.module:Thing')")
+        raise UnknownName(
+            f"{name!r} is none of the {folder}: {', '.join(known)}{_hint(name, known)} (yours: 'package.module:Thing')"
+        )
     files = {module.name.rstrip("_"): module.name for module in _files(folder)}
     module = importlib.import_module(f"secateur.{folder}.{files[name]}")
     return getattr(module, module.__all__[0])
@@ -87,6 +97,20 @@ def criterion_of(criterion: str | Criterion | LiveCriterion) -> Criterion | Live
         UnknownName: there is no such criterion.
     """
     return build(find("criteria", criterion), {}, criterion) if isinstance(criterion, str) else criterion
+
+
+def standing(criterion: Criterion | LiveCriterion) -> Criterion:
+    """``criterion``, if it looks at a model as it stands.
+
+    Raises:
+        NeedsTask: it is gathered in training.
+    """
+    if isinstance(criterion, LiveCriterion):
+        raise NeedsTask(
+            f"{criterion} is gathered in training: use sc.methods.Gradual(criterion=...).start(...), or a criterion that looks at a "
+            "trained model"
+        )
+    return criterion
 
 
 def granularity_of(text: str | Granularity) -> Granularity:
@@ -120,12 +144,31 @@ def allocation_of(
         UnknownName: there is no such scope.
         BadSparsity: a sparsity is not in [0, 1).
     """
+    if ":" not in scope and scope not in (known := _scopes()):
+        raise UnknownName(
+            f"scope={scope!r} is none of {', '.join(known)}{_hint(scope, known)} (yours: 'package.module:Thing')"
+        )
     options: dict[str, Any] = {"sparsity": sparsity} | ({"min_kept": min_kept} if min_kept else {})
     made: Allocation = build(find("allocations", _SCOPES.get(scope, scope)), options, f"scope {scope!r}")
     if overrides:
         per_layer = find("allocations", "per_layer")
         made = per_layer(sparsities=tuple(overrides.items()), otherwise=made, min_kept=min_kept)
     return made
+
+
+def _scopes() -> list[str]:
+    """Names of allocations that need nothing but a sparsity; "layer" is the people's word for uniform."""
+    alone = [n for n in names_in("allocations") if _required(find("allocations", n)) == ["sparsity"]]
+    return sorted({*_SCOPES, *alone})
+
+
+def _required(thing: Any) -> list[str]:
+    return [f.name for f in fields(thing) if f.init and f.default is MISSING and f.default_factory is MISSING]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def budget_of(text: str) -> tuple[Budget, Cost]:

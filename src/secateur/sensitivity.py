@@ -22,7 +22,7 @@ from secateur.counting import check_sparsity
 from secateur.errors import BadFile, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.masks import Masks
-from secateur.names import build, find
+from secateur.names import criterion_of, standing
 from secateur.probing import probes_of
 from secateur.protocols import Criterion, Granularity
 from secateur.targets import Ignore
@@ -150,7 +150,7 @@ def sensitivity(
     work = copy.deepcopy(model)
     targets, probes = probes_of(work, granularity, ignore=ignore, example_inputs=example_inputs, heads=heads)
     steps = [0.0] if any(probe.fixed for probe in probes) else steps
-    criterion = build(find("criteria", method), {}, method) if isinstance(method, str) else method
+    criterion = standing(criterion_of(method))
     scores = replace(criterion(work, targets, task), facts=targets)
     dense, curves = measure(work), {}
     for place, probe in enumerate(probes):

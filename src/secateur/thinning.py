@@ -15,7 +15,7 @@ from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import NeedsTask, NothingToPrune
+from secateur.errors import NeedsTask, NothingToPrune, WrongModel
 from secateur.facts import LayerFacts
 from secateur.graphs import copied
 from secateur.masks import Masks
@@ -55,6 +55,7 @@ def coupled(
         raise NeedsTask(
             "narrowing runs the model once to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)"
         )
+    _refuse_wrapped(model)
     refuse_unusable(model, ignore=ignore)  # refuses what cannot be pruned, before time is spent
     coupling = coupling or couple(model, example_inputs, ignore=ignore, heads=heads, norms=norms, fallback=fallback)
     if not coupling.groups():
@@ -63,6 +64,16 @@ def coupled(
             f"{_advice(coupling, norms)}"
         )
     return coupling
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Code that torch has compiled cannot become narrower."""
+    if hasattr(model, "_orig_mod"):
+        raise WrongModel(
+            "the model is wrapped by torch.compile: pass the module itself (model._orig_mod), and compile what comes back"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise WrongModel("a TorchScript module keeps its widths: pass the module that it was scripted or traced from")
 
 
 def members_of(coupling: Coupling, model: nn.Module) -> dict[str, LayerFacts]:
@@ -93,12 +104,26 @@ def choose(
     """
     if isinstance(allocation, Limit):
         met = meet(model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=round_to)
-        return met.masks, (met.says(allocation.budget.cost, allocation.cost.unit),)
+        return met.masks, (met.says(allocation.budget.cost, allocation.cost.unit), *_unjudged(coupling, scores))
     granularity = Channels(groups=coupling.groups())
     if round_to > 1:
         entries = tuple((granularity.key(group), group.entries) for group in coupling.groups())
         allocation = Rounded(allocation=allocation, multiple=round_to, entries=entries)
-    return plan(scores, granularity, allocation), ()
+    return plan(scores, granularity, allocation), _unjudged(coupling, scores)
+
+
+def _unjudged(coupling: Coupling, scores: Scores) -> tuple[str, ...]:
+    """Groups that the criterion says nothing about."""
+    if scores.channels is None:
+        return ()
+    silent = [group.name for group in coupling.groups() if not any(place in scores.channels for place in group.places)]
+    if not silent:
+        return ()
+    more = f" and {len(silent) - 4} more" if len(silent) > 4 else ""
+    return (
+        f"The criterion says nothing about {len(silent)} of {len(coupling.groups())} groups, which stay whole: {', '.join(silent[:4])}{more}; "
+        "'magnitude' and 'taylor' judge every group",
+    )
 
 
 def thin(
@@ -174,7 +199,7 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
     if any(why.reason == CHANGES for _, why in coupling.dye.palette.frozen):
         notes.append("Some groups stay because the network computed something else without them; explain() says which")
     if masks.kept == masks.total:
-        notes.append("Nothing was removed: the sparsity rounds to zero units in every group")
+        notes.append("Nothing was removed: what was asked for rounds to zero units in every group")
     if held:
         notes.append(f"No channel of {len(held)} weight(s) may leave, first {', '.join(held[:4])}")
     return tuple(notes)

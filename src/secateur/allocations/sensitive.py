@@ -36,7 +36,7 @@ class Sensitive:
     """
 
     sparsity: float
-    harms: tuple[tuple[str, Points], ...] = ()
+    harms: tuple[tuple[str, Points], ...]
     min_kept: int = 0
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@
     apoz:  1 - E[x == 0]           (Hu et al. 2016: the average percentage of zeros; here larger means more worth keeping)
 
 Taken where a channel is read, over all examples and places of the task's batches; a constant channel has a std of zero, and a bias
-could stand in for it.
+could stand in for it. What is read behind a global pooling is a mean, hardly ever zero: there apoz says little, so rank by "rms".
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from secateur.errors import NeedsTask
 from secateur.evolution.genomes import Bits
 from secateur.evolution.spaces import Space
 from secateur.limits import limit_of
-from secateur.names import allocation_of, criterion_of
+from secateur.names import allocation_of, criterion_of, standing
 from secateur.protocols import Criterion
 from secateur.task import Task
 from secateur.thinning import choose, members_of
@@ -45,11 +45,7 @@ def started(
     found = []
     members = members_of(space.coupling, space.model)
     for name in criteria:
-        criterion = criterion_of(name)
-        if not isinstance(criterion, Criterion):
-            raise NeedsTask(
-                f"{criterion} is gathered in training: start from a criterion that looks at a trained model"
-            )
+        criterion = standing(criterion_of(name))
         scores = criterion(space.model, members, task)
         for scope in ("global", "layer"):
             share = limit_of(budgets[0], scope) if budgets else allocation_of(scope, 0.5)

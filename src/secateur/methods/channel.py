@@ -23,10 +23,12 @@ from torch import nn
 from secateur.costs.macs import Macs
 from secateur.coupling import Coupling
 from secateur.coupling.channels import Channels
-from secateur.errors import BadScores, BadSparsity, NeedsTask
+from secateur.errors import BadScores, NeedsTask
 from secateur.graphs import copied
+from secateur.limits import check_units
 from secateur.masks import Masks
 from secateur.meeting import Limit, pricing_of
+from secateur.names import standing
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion
 from secateur.recoupling import narrow_what_agrees
@@ -68,8 +70,7 @@ class Channel:
     cost_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise BadSparsity(f"round_to={self.round_to} must be a positive number of channels, e.g. 8")
+        check_units(round_to=self.round_to)
         if not 0 <= self.cost_weight < math.inf:
             raise BadScores(
                 f"cost_weight={self.cost_weight} must be 0 or more: it is subtracted from the score for every million MACs, e.g. 1e-3"
@@ -115,7 +116,7 @@ class Channel:
         self, model: nn.Module, coupling: Coupling, task: Task | None, example_inputs: Any
     ) -> tuple[Masks, tuple[str, ...]]:
         members = members_of(coupling, model)
-        scores = replace(self.criterion(model, members, task), facts=members)
+        scores = replace(standing(self.criterion)(model, members, task), facts=members)
         if self.cost_weight:
             scores = _charged(scores, self.cost_weight, coupling, coupling.graph or model, example_inputs)
         return choose(model, coupling, scores, self.allocation, example_inputs=example_inputs, round_to=self.round_to)

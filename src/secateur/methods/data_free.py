@@ -19,6 +19,7 @@ from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.graphs import copied
+from secateur.limits import check_units
 from secateur.masks import Masks
 from secateur.meeting import Limit
 from secateur.narrowing import narrow, structure_of
@@ -69,8 +70,7 @@ class DataFree:
     by_name: ClassVar[str] = "channel"  # `secateur.prune` takes this method by its name, at this granularity
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise BadSparsity(f"round_to={self.round_to} must be a positive number of channels, e.g. 8")
+        check_units(round_to=self.round_to)
         if not 0 < self.fraction <= 1:
             raise BadSparsity(
                 f"fraction={self.fraction:g} is of the number of units that the cut-off predicts: above 0, at most 1"

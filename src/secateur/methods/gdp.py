@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from secateur.attached import Attached, last_step
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSchedule, NeedsTask
-from secateur.limits import share_of
+from secateur.limits import check_units, share_of
 from secateur.masks import Masks
 from secateur.names import criterion_of
 from secateur.notes import describe
@@ -78,6 +78,7 @@ class GDP:
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
+        check_units(round_to=self.round_to, min_kept=self.min_kept)
         if not 1 <= self.batches < self.every or self.warmup < 0:
             raise BadSchedule(
                 f"every={self.every}, batches={self.batches}, warmup={self.warmup}: needs 1 <= batches < every, since those steps train "

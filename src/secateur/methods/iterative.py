@@ -16,11 +16,11 @@ from secateur.counting import check_sparsity
 from secateur.errors import BadSchedule, NeedsTask
 from secateur.holding import hold
 from secateur.masks import Masks
-from secateur.names import allocation_of, build, find, granularity_of
+from secateur.names import allocation_of, criterion_of, granularity_of, standing
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
 from secateur.profiling import compare, profile
-from secateur.protocols import Criterion, Granularity, LiveCriterion
+from secateur.protocols import Criterion, Granularity
 from secateur.report import Pruned
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
@@ -117,11 +117,4 @@ class Iterative:
         return fresh & earlier if earlier is not None else fresh
 
     def _criterion(self) -> Criterion:
-        made = (
-            build(find("criteria", self.criterion), {}, self.criterion)
-            if isinstance(self.criterion, str)
-            else self.criterion
-        )
-        if isinstance(made, LiveCriterion):
-            raise NeedsTask(f"{made} is gathered in training: use sc.methods.Gradual(criterion=...)")
-        return made
+        return standing(criterion_of(self.criterion))

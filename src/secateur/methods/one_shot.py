@@ -7,12 +7,12 @@ from typing import Any, final
 
 from torch import nn
 
-from secateur.errors import NeedsTask
 from secateur.granularities.unstructured import Unstructured
+from secateur.names import standing
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
 from secateur.profiling import compare
-from secateur.protocols import Allocation, Criterion, Granularity, LiveCriterion
+from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.targets import Ignore, find_targets
@@ -64,9 +64,6 @@ class OneShot:
         Raises:
             NothingToPrune, UnknownName, NeedsTask: see the parts.
         """
-        if isinstance(self.criterion, LiveCriterion):
-            raise NeedsTask(
-                f"{self.criterion} is gathered in training: use sc.methods.Gradual(criterion=...).start(...)"
-            )
+        criterion = standing(self.criterion)
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
-        return replace(self.criterion(model, targets, task), facts=targets)
+        return replace(criterion(model, targets, task), facts=targets)

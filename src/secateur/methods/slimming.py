@@ -20,7 +20,7 @@ from secateur.attached import Attached
 from secateur.coupling import Coupling
 from secateur.criteria.bn_scale import BnScale, scales_of
 from secateur.errors import BadSchedule, NothingToPrune, WrongModel
-from secateur.limits import share_of
+from secateur.limits import check_units, share_of
 from secateur.masks import Masks
 from secateur.notes import describe, too_late
 from secateur.profiling import profile
@@ -59,6 +59,7 @@ class Slimming:
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
+        check_units(round_to=self.round_to, min_kept=self.min_kept)
         if not self.strength >= 0:
             raise BadSchedule(f"strength={self.strength} must be 0 (no penalty, the control) or more, e.g. 1e-4")
 

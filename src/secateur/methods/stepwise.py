@@ -21,13 +21,13 @@ from secateur.budgets import Budget
 from secateur.coupling import Coupling
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSchedule, NeedsTask
+from secateur.errors import BadSchedule
 from secateur.examples import leaving_no_trace
 from secateur.graphs import copied
-from secateur.limits import share_of
+from secateur.limits import check_units, share_of
 from secateur.masks import Masks
 from secateur.meeting import Limit
-from secateur.names import allocation_of, criterion_of
+from secateur.names import allocation_of, criterion_of, standing
 from secateur.narrowing import narrow, structure_of
 from secateur.notes import describe
 from secateur.profiling import compare
@@ -79,6 +79,7 @@ class Stepwise:
     min_score: float | None = None
 
     def __post_init__(self) -> None:
+        check_units(round_to=self.round_to, min_kept=self.min_kept)
         if self.steps < 1:
             raise BadSchedule(f"Stepwise(steps={self.steps}) needs at least one step")
 
@@ -124,10 +125,7 @@ class _Walk:
         self.method, self.model, self.task, self.example_inputs = method, model, task, example_inputs
         self.ignore = sorted(ignored_parameters(model, method.ignore))  # by name: the copies have other modules
         self.coupling = self._coupled(model)
-        found = criterion_of(method.criterion)
-        if not isinstance(found, Criterion):
-            raise NeedsTask(f"{found} is gathered in training: use a criterion that looks at a trained model")
-        self.criterion = found
+        self.criterion = standing(criterion_of(method.criterion))
         self._plan = partial(choose, example_inputs=example_inputs, round_to=method.round_to)
         self.share = share_of(method.sparsity, method.budget, method.scope, method.min_kept)
         self.units = self.left = sum(group.units for group in self.coupling.groups())

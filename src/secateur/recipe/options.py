@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, ValidationError, create_model
 
 from secateur.errors import UnknownName
-from secateur.names import allocation_of, budget_of, find, granularity_of
+from secateur.names import allocation_of, budget_of, find, granularity_of, names_in
 from secateur.protocols import WeightCost
 from secateur.recipe.inputs import is_dotted
 from secateur.recipe.wording import Problem, Problems, lines_of
@@ -28,6 +28,11 @@ def criterion_named(name: str) -> Any:
     Raises:
         ValueError: there is none of this name.
     """
+    if name in names_in("methods"):
+        raise ValueError(
+            f"{name!r} is a method of its own, which recipes do not run: call sc.prune(model, {name!r}, ...) or sc.methods in Python; here a "
+            f"criterion is needed ({', '.join(names_in('criteria'))})"
+        )
     return object if is_dotted(name) else _found("criteria", name)
 
 
