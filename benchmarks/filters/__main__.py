@@ -1,7 +1,7 @@
 """Every criterion of channels on ResNet-20 and ResNet-56 (CIFAR-10), EfficientNet-Lite0 (ImageNet sample) and MiniLM (STS-B).
 
 For each network and budget of multiply-accumulates: the score as it is cut, with new batch-norm statistics, and after a short
-training that is the same for all rows (three seeds, at 50 %). Beside our criteria stand random channels, the same fraction of every
+training that is the same for all rows (three seeds, at the smaller budget). Beside our criteria stand random channels, the same fraction of every
 group (uniform magnitude), and Torch-Pruning 1.6.1, whose ratio is searched until its network costs as much.
 
     python -m benchmarks.filters --weights ~/.cache/secateur-weights --only resnet20        about 15 minutes a network
@@ -27,8 +27,6 @@ from benchmarks.models.cases import fetch
 from benchmarks.record import options, record
 
 NAMES = ("resnet20", "minilm", "efficientnet_lite0", "resnet56")
-SHARES = (0.65, 0.5)
-TRAINED = 0.5
 GLOBAL = (
     "random", "magnitude", "filter_norm", "fpgm", "bn_scale", "activation", "taylor", "taylor_map", "taylor_gate", "fisher",
     "reconstruction",
@@ -91,6 +89,9 @@ def judged(network: networks.Network, model: nn.Module) -> dict[str, float]:
 def trained(network: networks.Network, model: nn.Module, seed: int) -> float:
     """The score after the short training, from the network as it was cut."""
     student = copy.deepcopy(model).train()
+    if network.frozen:
+        for module in student.modules():
+            module.train(not isinstance(module, nn.modules.batchnorm._BatchNorm))
     batches = list(network.training(seed))
     if network.head:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(student.parameters(), network.lr, 0.9, weight_decay=1e-4)
@@ -121,7 +122,7 @@ def rows_of(name: str, network: networks.Network, seeds: int, done: set[tuple[An
         (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
     ]
     for case in (*CASES, *peers):
-        for share in SHARES:
+        for share in network.shares:
             row = {"network": name, "method": case[0], "scope": case[1], "repair": case[2], "share": share}
             if key(row) in done:
                 continue
@@ -137,7 +138,7 @@ def rows_of(name: str, network: networks.Network, seeds: int, done: set[tuple[An
                 "params": sum(p.numel() for p in thin.parameters()) / sum(p.numel() for p in network.model.parameters())
             }
             row |= judged(network, thin)
-            if share == TRAINED:
+            if share == network.shares[-1]:
                 row["trained"] = [trained(network, thin, seed) for seed in range(seeds)]
             yield row
 

@@ -33,6 +33,8 @@ class Network:
         training: batches of one short training, from a seed.
         lr: its learning rate.
         head: the layer that peers must leave alone.
+        shares: the budgets; the training is at the last one.
+        frozen: batch-norm statistics stay as they are in training: there are too few images for new ones.
     """
 
     model: nn.Module
@@ -43,6 +45,8 @@ class Network:
     training: Callable[[int], Iterator[Any]]
     lr: float
     head: str
+    shares: tuple[float, float] = (0.65, 0.5)
+    frozen: bool = False
 
 
 def resnet(depth: int, epochs: float) -> Network:
@@ -97,6 +101,8 @@ def efficientnet_lite0(weights: Path, steps: int) -> Network:
         training,
         0.01,
         "_fc",
+        shares=(0.9, 0.8),  # at half, no criterion leaves anything that 250 images could bring back
+        frozen=True,
     )
 
 
@@ -139,5 +145,5 @@ def make(name: str, weights: Path, *, quick: bool) -> Network:
     """A network by name; ``quick`` trains a few steps only."""
     if name.startswith("resnet"):
         return resnet(int(name[6:]), 0.2 if quick else {"resnet20": 1.0, "resnet56": 1.0}[name])
-    steps = 2 if quick else {"efficientnet_lite0": 20, "minilm": 40}[name]
+    steps = 2 if quick else {"efficientnet_lite0": 30, "minilm": 40}[name]
     return efficientnet_lite0(weights, steps) if name == "efficientnet_lite0" else minilm(weights, steps)

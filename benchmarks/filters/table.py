@@ -13,7 +13,7 @@ TITLES = {
 }
 INTRODUCTION = """## Criteria of channels at equal multiply-accumulates
 
-One-shot, then a short training that is the same for all rows (from the network as cut, at 50 %, mean ± sample deviation over seeds).
+One-shot, then a short training that is the same for all rows (from the network as cut, at the smaller budget, mean ± sample deviation over seeds).
 A cell is the score as cut → with new batch-norm statistics. `global`: one ranking over all groups by score per cost; `layer`: the
 same fraction of every group; `curves`: a knapsack over sensitivity curves. `+ repair`: readers refitted by least squares on the
 calibration batches. Scores are per cent: accuracy on 1,000 lossless test images (CIFAR-10; standard error about 0.9), accuracy on the 250
@@ -34,11 +34,13 @@ def of_network(name: str, rows: list[dict[str, Any]]) -> str:
     shares = sorted({row["share"] for row in rows if row["method"] != "dense"}, reverse=True)
     cases = list(dict.fromkeys((r["method"], r["scope"], r["repair"]) for r in rows if r["method"] != "dense"))
     at = {(r["method"], r["scope"], r["repair"], r["share"]): r for r in rows}
-    head = ["criterion, scope", *(f"{share:.0%} MACs" for share in shares), "50 %, trained"]
+    head = ["criterion, scope", *(f"{share:.0%} MACs" for share in shares), f"{shares[-1]:.0%}, trained"]
     body = []
     for case in cases:
         cells = [_cell(at.get((*case, share))) for share in shares]
-        body.append([f"{case[0]}, {case[1]}{' + repair' if case[2] else ''}", *cells, _trained(at.get((*case, 0.5)))])
+        body.append(
+            [f"{case[0]}, {case[1]}{' + repair' if case[2] else ''}", *cells, _trained(at.get((*case, shares[-1])))]
+        )
     return f"### {TITLES[name]}\n\nDense: {_cell(dense)}.\n\n{table(head, body)}"
 
 
