@@ -38,7 +38,7 @@ def test_reading(text, cost, amount, relative):
         ("macs", "write cost:amount"),
         ("macs:0%", "between 0 % and 100 %"),
         ("macs:120%", "between 0 % and 100 %"),
-        ("latency:8", "no unit is no unit of 'latency'"),
+        ("latency:8", "'latency' needs a unit"),
         ("latency:8MB", "MB is no unit"),
         ("params:0", "nothing at all"),
         ("macs:-5%", "write cost:amount"),

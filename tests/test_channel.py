@@ -99,7 +99,7 @@ class TestChannel:
         assert method(model, example_inputs=example, coupling=coupling).model.a[0].out_channels == 8
 
     def test_refusals(self):
-        with pytest.raises(BadSparsity, match="round_to=-8 must be a positive number"):
+        with pytest.raises(BadSparsity, match="round_to=-8 must be a positive whole number"):
             Channel(criterion=Magnitude(), allocation=Uniform(sparsity=0.5), round_to=-8)
         with pytest.raises(NeedsTask, match="example_inputs="):
             Channel(criterion=Magnitude(), allocation=Uniform(sparsity=0.5))(make("residual"))
