@@ -79,3 +79,9 @@ def test_numbers_of_units(method, wrong):
 def test_the_receipt_says_the_budget_in_words():
     pruned = sc.prune(convnet(), budget="macs:50%", scope="layer", granularity="channel", example_inputs=IMAGE)
     assert "budget macs:50%, by scope 'layer'" in pruned.report.method
+
+
+def test_a_loss_is_one_number():
+    task = sc.Task([IMAGE.repeat(4, 1, 1, 1)], loss=lambda model, batch: model(batch).flatten(1).mean(1))
+    with pytest.raises(NeedsTask, match=r"Task\.loss gave a tensor of shape \[4\]"):
+        sc.prune(convnet(), "taylor", granularity="channel", sparsity=0.5, example_inputs=IMAGE, task=task)

@@ -54,11 +54,22 @@ class Task:
         """Return the loss, or say that ``who`` cannot work without one.
 
         Raises:
-            NeedsTask: no loss was given.
+            NeedsTask: no loss was given; or later, when it gives no single number.
         """
         if self.loss is None:
             raise NeedsTask(f"{who} needs gradients; pass task=sc.Task(batches, loss=lambda model, batch: ...)")
-        return self.loss
+        loss = self.loss
+
+        def checked(model: nn.Module, batch: Batch) -> Tensor:
+            value = loss(model, batch)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise NeedsTask(
+                    f"Task.loss gave {found}; it must give one number for a batch, a tensor: a mean over its examples, say"
+                )
+            return value
+
+        return checked
 
     def needs_evaluate(self, who: str) -> Callable[[nn.Module], float]:
         """Return the evaluation, or say that ``who`` cannot work without one.
