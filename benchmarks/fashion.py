@@ -105,7 +105,7 @@ class Bench:
         return method(self.model, train, task=self.task, example_inputs=EXAMPLE).model
 
     def gdp(self, scope: str, budget: str) -> tuple[nn.Module, dict[str, Any]]:
-        """Units leave and return in the first quarter of the steps; chosen on seed 3, which is in no table (60 %: 2.4 points worse)."""
+        """Units leave and return in the first quarter of the steps; chosen on seed 3, which is in no table."""
         method = sc.methods.GDP(every=50, batches=5, end_step=self.steps // 4, scope=scope, budget=budget)
         pruned = fit(copy.deepcopy(self.model), self.data, self.steps, seed=self.seed + 100, method=method)
         return pruned.model, {key: pruned.report.settings[key] for key in ("left", "returned")}

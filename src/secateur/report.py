@@ -67,7 +67,7 @@ class Profile:
     Args:
         params, nonzeros: over all parameters, tied ones once.
         macs: multiply-accumulates of one forward pass on the example; ``nonzero_macs`` counts those with a non-zero weight.
-        dense_bytes: the plain safetensors file; ``packed_bytes``: the file `secateur.save` writes; ``gzip_bytes``: the plain
+        dense_bytes: the plain safetensors file; ``packed_bytes``: the file `secateur.save` writes of the model alone; ``gzip_bytes``: the plain
             file after gzip. All in bytes.
         score: what ``Task.evaluate`` said; larger is better.
         uncounted: operations that may multiply but have no rule, named with their module; their MACs are missing above.
