@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from secateur.attached import Attached, last_step
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSchedule, NeedsTask
+from secateur.errors import BadSchedule
 from secateur.limits import check_units, share_of
 from secateur.masks import Masks
-from secateur.names import criterion_of
+from secateur.names import criterion_of, standing
 from secateur.notes import describe
 from secateur.profiling import profile
 from secateur.protocols import Criterion
@@ -127,7 +127,7 @@ class GDPRun(Attached):
         self, method: GDP, model: nn.Module, optimizer: Any, *, end_step: int, example_inputs: Any, task: Task | None
     ) -> None:
         self.method, self.model, self.task, self.example_inputs = method, model, task, example_inputs
-        self._criterion = _criterion_of(method.criterion)
+        self._criterion = None if method.criterion is None else standing(criterion_of(method.criterion))
         self._coupling = coupled(model, example_inputs, ignore=method.ignore)
         self._members = members_of(self._coupling, model)
         self._channels = Channels(groups=self._coupling.groups())
@@ -224,13 +224,6 @@ class GDPRun(Attached):
             example_inputs=self.example_inputs,
             round_to=self.method.round_to,
         )
-
-
-def _criterion_of(criterion: str | Criterion | None) -> Criterion | None:
-    found = None if criterion is None else criterion_of(criterion)
-    if found is not None and not isinstance(found, Criterion):
-        raise NeedsTask(f"{found} is gathered in training in its own way: leave criterion= out, or use another one")
-    return found
 
 
 def _said(method: GDP, criterion: Criterion | None, calendar: Calendar) -> str:
