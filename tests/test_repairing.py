@@ -111,6 +111,40 @@ def test_labels_do_not_matter():
     assert torch.equal(*found)
 
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.back = nn.Linear(6, 24), nn.Linear(24, 6)
+
+    def forward(self, x):
+        return x + self.back(torch.relu(self.wide(x)))
+
+
+def test_block_by_block_is_the_same_as_running_the_whole_network_for_each_layer(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), *(Block() for _ in range(4)), nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in net.named_parameters()}
+    for k in range(1, 5):
+        for name, dim in (("wide.weight", 0), ("wide.bias", 0), ("back.weight", 1)):
+            masks[f"{k}.{name}"].index_fill_(dim, torch.arange(k, k + 12), False)
+    for name, dim in (("5.weight", 0), ("5.bias", 0), ("7.weight", 1)):
+        masks[name].index_fill_(dim, torch.arange(4), False)
+    task, found, blocks_run = sc.Task(list(torch.randn(90, 5).split(30))), [], []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr("secateur.repairing.chain_of", lambda *_: [])
+        masked = sc.Masks(masks).apply_(copy.deepcopy(net))
+        handle = masked[1].register_forward_hook(lambda *_: blocks_run.append(1))
+        names = repair_(masked, net, sc.Masks(masks), task)
+        handle.remove()
+        assert names == [*(f"{k}.back.weight" for k in range(1, 5)), "7.weight"]
+        found.append((masked.state_dict(), len(blocks_run)))
+        blocks_run.clear()
+    (by_block, few), (whole, many) = found
+    assert all(torch.equal(by_block[name], whole[name]) for name in by_block)
+    assert few == 5 < many  # seen twice, then once for each batch
+
+
 def test_progress():
     net, calls = network(), []
     masks = masks_of_every_other(net)
@@ -158,6 +192,8 @@ def test_columns_and_matrix_are_the_layer(layer, shape):
     y = layer(x)
     if not isinstance(layer, nn.Linear):
         y = (y if y.dim() == layer.weight.dim() else y[None]).transpose(0, 1).flatten(1)
+    picked = torch.tensor([3, 5])
+    assert torch.equal(columns_of(layer, x, lambda count: picked), columns_of(layer, x)[:, picked])
     torch.testing.assert_close(
         found, y if not isinstance(layer, nn.Linear) else y.reshape(-1, 3).t(), rtol=1e-4, atol=1e-5
     )

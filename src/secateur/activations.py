@@ -1,8 +1,9 @@
 """What flows through a network on calibration data: the inputs of its layers, batch by batch, without labels or gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.errors import NeedsTask
@@ -11,7 +12,7 @@ from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
 from secateur.task import Task
 
-__all__ = ["columns_of", "each_flow", "matrix_of", "run_batch"]
+__all__ = ["at_random", "columns_of", "each_flow", "matrix_of", "run_batch"]
 
 
 def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
@@ -41,11 +42,12 @@ def each_flow(model: nn.Module, targets: Targets, task: Task | None, who: str) -
             yield readers[module], by_channel(module, x.detach()).flatten(1)
 
 
-def columns_of(module: nn.Module, x: Tensor) -> Tensor:
+def columns_of(module: nn.Module, x: Tensor, choose: Callable[[int], Tensor] | None = None) -> Tensor:
     """What a layer's weight is multiplied with, ``[features, samples]``: the patches of a convolution, the tokens of a linear layer.
 
     ``matrix_of(module) @ columns_of(module, x)`` is the layer's output without bias, position by position; of a transposed
-    convolution it is what every input position adds to the output. Without convolution groups.
+    convolution it is what every input position adds to the output. Without convolution groups. Where only some samples are wanted,
+    ``choose`` gives their indices for the number of all; the others are never laid out in memory.
 
     >>> import torch
     >>> layer, x = nn.Conv2d(2, 3, 3, padding=1, bias=False), torch.randn(4, 2, 5, 5)
@@ -53,20 +55,40 @@ def columns_of(module: nn.Module, x: Tensor) -> Tensor:
     >>> torch.allclose(y.reshape(3, 4, 5, 5).transpose(0, 1), layer(x), atol=1e-5)
     True
     """
+    samples, dims = _samples(module, x)
+    if choose is None:
+        return samples.permute(*range(dims, samples.dim()), *range(dims)).flatten(samples.dim() - dims).flatten(0, -2)
+    chosen = choose(samples.shape[:dims].numel()).to(x.device)
+    return samples[torch.unravel_index(chosen, samples.shape[:dims])].flatten(1).t()
+
+
+def at_random(most: int, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """Choose at most so many samples, in order; for `columns_of`."""
+
+    def choose(count: int) -> Tensor:
+        if count <= most:
+            return torch.arange(count)
+        return torch.randperm(count, generator=generator)[:most].sort().values
+
+    return choose
+
+
+def _samples(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """A view ``[*samples, *features]`` of a layer's input, and how many of its dimensions count samples."""
     if not isinstance(module, nn.modules.conv._ConvNd):
-        return x.reshape(-1, x.shape[-1]).t()
-    batched = x if x.dim() == module.weight.dim() else x.unsqueeze(0)
+        return x.reshape(-1, x.shape[-1]), 1
+    batched, dims = (x if x.dim() == module.weight.dim() else x.unsqueeze(0)), len(module.kernel_size)
     if module.transposed:
-        return batched.transpose(0, 1).flatten(1)
+        return batched.movedim(1, -1), 1 + dims
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     patches: Tensor = nn.functional.pad(batched, module._reversed_padding_repeated_twice, mode=mode)
     for axis, (size, stride, dilation) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
     ):
         patches = patches.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    dims = len(module.kernel_size)  # [batch, channels, *places, *taps] -> [channels, *taps, batch, *places]
-    order = (1, *range(2 + dims, 2 + 2 * dims), 0, *range(2, 2 + dims))
-    return patches.permute(order).flatten(dims + 1).flatten(0, dims)
+    return patches.movedim(
+        1, 1 + dims
+    ), 1 + dims  # [batch, channels, *places, *taps] -> [batch, *places, channels, *taps]
 
 
 def matrix_of(module: nn.Module) -> Tensor:

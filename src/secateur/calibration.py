@@ -21,7 +21,7 @@ from secateur.journal import Journal
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, refuse_constant, row_of, shared_moments
 from secateur.moments import Moments
 from secateur.protocols import Granularity
-from secateur.streaming import Stage, Stream, stages_of
+from secateur.streaming import Convoy, Stage, Stream, stages_of
 from secateur.surgery import Quota, operate
 from secateur.task import Task
 
@@ -220,26 +220,8 @@ class _Streams:
 
     def __init__(self, calibration: Calibration, pruned: nn.Module) -> None:
         s, chain = calibration.settings, calibration.chain
-        self.chain, self.entered = chain, False
         self.dense = Stream(calibration.model, calibration.batches, calibration.task, chain)
         apart = s.targets == "apart" or pruned is calibration.model
         self.now = self.dense if apart else Stream(pruned, calibration.batches, calibration.task, chain)
         both = self.now is not self.dense and (s.targets == "dense" or s.tuning is not None)
-        self.all = [self.now, self.dense] if both else [self.now]
-        if chain and calibration.stages[0].block:
-            self._enter()
-
-    def _enter(self) -> None:
-        for stream in self.all:
-            stream.enter()
-        self.entered = True
-
-    def passed(self, stage: Stage) -> None:
-        """Go on to the next stage."""
-        if not self.chain or stage.last:
-            return
-        if not self.entered:
-            self._enter()
-            return
-        for stream in self.all:
-            stream.advance(stage.block)
+        self.passed = Convoy([self.now, self.dense] if both else [self.now], calibration.stages).passed

@@ -1,23 +1,24 @@
 """Repair after channels left: every layer that read them is refitted, so that it gives again what the dense network's layer gave.
 
 Layer by layer in the order in which they run: the dense network says what a layer took in and gave; the masked one, repaired as far
-as that layer, says what it takes in now. Least squares does the rest (`secateur.solvers.least_squares`); no labels are needed.
+as that layer, says what it takes in now. Least squares does the rest (`secateur.solvers.least_squares`); no labels are needed. Both go
+block by block where the network is a chain of blocks (`secateur.streaming`), so that time grows with its depth, not with the square of it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from secateur.activations import columns_of, matrix_of, run_batch
-from secateur.examples import leaving_no_trace
+from secateur.activations import at_random, columns_of, matrix_of
+from secateur.chains import chain_of
 from secateur.facts import LayerFacts
-from secateur.gates import Place, read_by, reader_inputs
+from secateur.gates import Place, read_by
 from secateur.masks import Masks
 from secateur.solvers.least_squares import Correction, Moments, correction
+from secateur.streaming import Convoy, Stream, stages_of
 from secateur.task import Task
 
 __all__ = ["Fit", "repair_"]
@@ -68,103 +69,93 @@ def repair_(
     Raises:
         NeedsTask: there is no batch.
     """
-    torn, fit, names = _torn(masked, masks), fit or Fit(), list[str]()
-    order = _in_running_order(masked, torn, task)
-    several = len(list(islice(task.each_batch("repair"), 2))) > 1
-    for done, module in enumerate(order):
-        name, dim = torn[module]
-        if on_progress:
-            on_progress(done, len(order), name)
-        alive = masks[name].movedim(dim, 0).flatten(1).any(1)
-        pair = _Pair(masked, module, dense, dense.get_submodule(name.rpartition(".")[0]))
-        halves = pair.halves(alive, task, fit, several=several)
-        found = halves and correction(halves, damping=fit.damping, bias=_has_bias(module))
-        if found:
-            _add(module, found, alive, masks, name)
-            names.append(name)
+    torn, fit, names, done = _torn(masked, masks), fit or Fit(), list[str](), 0
+    batches = list(task.each_batch("repair"))
+    if not torn:
+        return names
+    chain = chain_of(masked, batches[0], task)
+    stages, calls = stages_of(masked, [*torn], chain, batches[0], task)
+    convoy = Convoy([Stream(model, batches, task, chain) for model in (masked, dense)], stages)
+    for stage in stages:
+        for group in stage.groups:
+            lots = [_Lot(masked, dense, path, _alive(masks, torn[path]), fit) for path in group]
+            if on_progress:
+                on_progress(done, len(calls), torn[group[0]][0])
+            for place in range(len(batches)):
+                now, before = (stream.inputs(stage, group, place) for stream in convoy.streams)
+                for lot in lots:
+                    if lot.path in now and lot.path in before:
+                        lot.add(now[lot.path], before[lot.path], place if len(batches) > 1 else None)
+            done += len(lots)
+            for lot in lots:
+                if made := lot.correction():
+                    _add(lot.module, made, lot.alive, masks, torn[lot.path][0])
+                    names.append(torn[lot.path][0])
+        convoy.passed(stage)
     return names
 
 
-def _torn(masked: nn.Module, masks: Masks) -> dict[nn.Module, Place]:
-    """The layers of which whole inputs are gone."""
+def _torn(masked: nn.Module, masks: Masks) -> dict[str, Place]:
+    """The layers of which whole inputs are gone, by path."""
     readers = read_by(masked, dict.fromkeys(masks, LayerFacts()))
     found = {}
-    for module, (name, dim) in readers.items():
-        alive = masks[name].movedim(dim, 0).flatten(1).any(1)
+    for place in readers.values():
+        alive = _alive(masks, place)
         if not bool(alive.all()) and bool(alive.any()):
-            found[module] = (name, dim)
+            found[place[0].rpartition(".")[0]] = place
     return found
 
 
-def _in_running_order(model: nn.Module, layers: dict[nn.Module, Place], task: Task) -> list[nn.Module]:
-    batch = next(task.each_batch("repair"))
-    with leaving_no_trace(model), reader_inputs(layers) as seen:
-        run_batch(model, batch, task)
-    return list(dict.fromkeys(module for module, _ in seen))
+def _alive(masks: Masks, place: Place) -> Tensor:
+    """Which inputs of a layer are left."""
+    name, dim = place
+    return masks[name].movedim(dim, 0).flatten(1).any(1)
 
 
-class _Enough(Exception):
-    """The layer was reached: the rest of the network need not run."""
+class _Lot:
+    """What is gathered for one layer: what is missing of its output and the inputs that are left, in two halves of the batches."""
 
+    def __init__(self, masked: nn.Module, dense: nn.Module, path: str, alive: Tensor, fit: Fit) -> None:
+        self.path, self.alive, self.module, self._twin = (
+            path,
+            alive,
+            masked.get_submodule(path),
+            dense.get_submodule(path),
+        )
+        self._fit, self._halves = fit, dict[int, Moments]()
+        self._whole, now = matrix_of(self._twin).double(), matrix_of(self.module).double()
+        self._features = alive.repeat_interleave(now.shape[1] // len(alive))
+        self._now = now[:, self._features]
+        self._generator = torch.Generator().manual_seed(fit.seed)
+        self._level: Tensor | None = None
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """A layer of the masked network and its twin in the dense one."""
+    def add(self, now: Tensor, before: Tensor, half: int | None) -> None:
+        """Take in a batch: of the half that ``half`` is of by parity, or cut in two where there is only this one."""
+        seed = int(torch.randint(1 << 62, (), generator=self._generator))  # the same places in both
+        here, there = (
+            columns_of(layer, x, at_random(self._fit.samples, torch.Generator().manual_seed(seed))).double()
+            for layer, x in ((self.module, now), (self._twin, before))
+        )
+        here, output = here[self._features], self._whole @ there
+        energy = output.square().sum(0)
+        self._level = _usual(energy) if self._level is None else self._level
+        parts = here, output - self._now @ here, (_HUGE * self._level / energy).clamp_max(1).square()
+        pieces = [parts] if half is not None else list(zip(*(part.chunk(2, -1) for part in parts), strict=True))
+        for at, piece in enumerate(pieces, half or 0):
+            moments = Moments.of(*piece)
+            self._halves[at % 2] = self._halves[at % 2] + moments if at % 2 in self._halves else moments
 
-    masked: nn.Module
-    module: nn.Module
-    dense: nn.Module
-    twin: nn.Module
-
-    def halves(self, alive: Tensor, task: Task, fit: Fit, *, several: bool) -> list[Moments]:
-        """What is missing of the layer's output, and the inputs that are ``alive``, in two halves of the batches; [] if it never runs.
-
-        With ``several`` batches every other one is in the second half; else each is cut in two.
-        """
-        whole, now = matrix_of(self.twin).double(), matrix_of(self.module).double()
-        features = alive.repeat_interleave(whole.shape[1] // len(alive))
-        generator = torch.Generator().manual_seed(fit.seed)
-        level, found = None, dict[int, Moments]()
-        for k, batch in enumerate(task.each_batch("repair")):
-            inputs = _input_of(self.masked, self.module, batch, task), _input_of(self.dense, self.twin, batch, task)
-            if inputs[0] is None or inputs[1] is None:
-                continue
-            here, there = columns_of(self.module, inputs[0])[features], columns_of(self.twin, inputs[1])
-            chosen = torch.randperm(here.shape[1], generator=generator)[: fit.samples].sort().values.to(here.device)
-            here, output = here[:, chosen].double(), whole @ there[:, chosen].double()
-            energy = output.square().sum(0)
-            level = _usual(energy) if level is None else level
-            parts = here, output - now[:, features] @ here, (_HUGE * level / energy).clamp_max(1).square()
-            cut = [parts] if several else list(zip(*(part.chunk(2, -1) for part in parts), strict=True))
-            for half, piece in enumerate(cut, k if several else 0):
-                moments = Moments.of(*piece)
-                found[half % 2] = found[half % 2] + moments if half % 2 in found else moments
-        return list(found.values()) if len(found) == 2 else []
+    def correction(self) -> Correction | None:
+        """What brings the output back; None where that gains nothing, or where one of the halves is empty."""
+        if len(self._halves) < 2:
+            return None
+        return correction(list(self._halves.values()), damping=self._fit.damping, bias=_has_bias(self.module))
 
 
 def _usual(energy: Tensor) -> Tensor:
     """The median of what is not next to nothing, such as the background of a picture."""
     real = energy[energy > 1e-4 * energy.mean()]
     return real.median() if len(real) else energy.new_ones(())
-
-
-def _input_of(model: nn.Module, module: nn.Module, batch: Any, task: Task) -> Tensor | None:
-    """What ``module`` takes in first; the model runs no further."""
-    found: list[Tensor] = []
-
-    def stop(_: nn.Module, args: Any) -> None:
-        found.append(args[0].detach())
-        raise _Enough
-
-    handle = module.register_forward_pre_hook(stop)
-    try:
-        with leaving_no_trace(model):
-            run_batch(model, batch, task)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-    return found[0] if found else None
 
 
 def _is_transposed(module: nn.Module) -> bool:

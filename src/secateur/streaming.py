@@ -11,6 +11,7 @@ once more and hands its outputs to the next.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from secateur.examples import leaving_no_trace
 from secateur.inflow import listening_to
 from secateur.task import Task
 
-__all__ = ["Stage", "Stream", "stages_of"]
+__all__ = ["Convoy", "Stage", "Stream", "stages_of"]
 
 Listener = Callable[[str, Any], None]
 
@@ -106,12 +107,63 @@ class Stream:
         with _stopping(), leaving_no_trace(self.model), listening_to(modules, note, around):
             self.run(stage, place)
 
+    def inputs(self, stage: Stage, paths: Sequence[str], place: int) -> dict[str, Tensor]:
+        """Run ``stage`` on batch ``place`` until each of the layers ``paths`` was called, and give what each took in first."""
+        found: dict[str, Tensor] = {}
+
+        def note(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+            found.setdefault(path, (args[0] if args else kwargs["input"]).detach())
+            if len(found) == len(paths):
+                raise _Enough
+
+        layers = [self.model.get_submodule(path) for path in paths]
+        handles = [
+            layer.register_forward_pre_hook(partial(note, path), with_kwargs=True)
+            for path, layer in zip(paths, layers, strict=True)
+        ]
+        try:
+            with _stopping(), leaving_no_trace(self.model):
+                self.run(stage, place)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
     def run(self, stage: Stage, place: int) -> Any:
         """Run ``stage`` on batch ``place``."""
         if stage.block:
             args, kwargs = self.held[place]
             return self.model.get_submodule(stage.block)(*args, **kwargs)
         return run_batch(self.model, self.batches[place], self.task)
+
+
+class Convoy:
+    """Streams that go through the same stages in step.
+
+    Args:
+        streams: each a network of the same chain.
+        stages: which they go through, in order.
+    """
+
+    def __init__(self, streams: Sequence[Stream], stages: Sequence[Stage]) -> None:
+        self.streams, self._chain, self._entered = streams, streams[0].chain, False
+        if self._chain and stages[0].block:
+            self._enter()
+
+    def passed(self, stage: Stage) -> None:
+        """Go on to the next stage: the weights of ``stage`` are final."""
+        if not self._chain or stage.last:
+            return
+        if not self._entered:
+            self._enter()
+            return
+        for stream in self.streams:
+            stream.advance(stage.block)
+
+    def _enter(self) -> None:
+        for stream in self.streams:
+            stream.enter()
+        self._entered = True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from secateur.activations import columns_of, matrix_of, run_batch
+from secateur.activations import at_random, columns_of, matrix_of, run_batch
 from secateur.errors import NeedsTask
 from secateur.examples import leaving_no_trace
 from secateur.gates import read_by, reader_inputs
@@ -68,16 +68,8 @@ class Reconstruction:
                 run_batch(model, batch, task)
             while seen:
                 module, x = seen.pop()
-                columns = sampled(columns_of(module, x.detach()), self.samples, generator)
+                columns = columns_of(module, x.detach(), at_random(self.samples, generator))
                 gram = (columns @ columns.t()) / columns.shape[1]
                 place = readers[module]
                 sums[place] = sums[place] + gram if place in sums else gram
         return sums
-
-
-def sampled(columns: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """At most so many of the columns, at random."""
-    if columns.shape[1] <= most:
-        return columns
-    chosen = torch.randperm(columns.shape[1], generator=generator)[:most]
-    return columns[:, chosen.to(columns.device)]
