@@ -93,19 +93,20 @@ def widths_of(
 
 
 def _levels(curve: Curve, count: int, min_kept: int) -> list[tuple[int, float]]:
-    """Units kept and the error, from all of them down; beyond the last point as steep as before it."""
+    """Units kept and the error, from all of them down; beyond the last point a power of what is kept, as steep as before it."""
     points = sorted(curve)
     at = np.array([s for s, _ in points])
     logs = np.log(np.maximum([e for _, e in points], 1e-300))
     logs = np.maximum.accumulate(logs)
     last = float(at[-1])
-    slope = (logs[-1] - logs[-2]) / max(last - at[-2], 1e-9) if len(at) > 1 else 1.0
-    lowest, highest = max(0.0, 2 * float(at[0]) - 0.5), min(1.0, last + 0.1)
-    kept = {round((1 - s) * count) for s in np.linspace(lowest, highest, _LEVELS)} | {count}
+    steps = np.log((1 - at[-2:]).clip(1e-12))  # of what is kept: a layer of which nothing stays is infinitely wrong
+    power = (logs[-1] - logs[-2]) / max(steps[0] - steps[-1], 1e-9) if len(at) > 1 else 1.0
+    shares = *np.linspace(0, 1, _LEVELS), *np.geomspace(max(1 - last, 1 / count) / 3, 1, _LEVELS)
+    kept = {round(share * count) for share in shares if 3 * share > 1 - last} | {count}
     found = []
     for k in sorted((max(k, min(min_kept, count)) for k in kept), reverse=True):
         s = 1 - k / count
-        log = np.interp(s, at, logs) if s <= last else logs[-1] + slope * (s - last)
+        log = np.interp(s, at, logs) if s <= last else logs[-1] + power * (steps[-1] - np.log(max(1 - s, 1e-12)))
         if s < at[0]:
             log = logs[0] + 2 * np.log(max(s, 1e-9) / at[0])  # about quadratic near nothing
         found.append((k, 0.0 if k == count else float(np.exp(log))))

@@ -39,9 +39,7 @@ def budgeted(calibration: Calibration, units: Units, allocation: Global) -> dict
 
 def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: float) -> dict[str, Curve]:
     """For every parameter ``(sparsity, error)`` near the sparsity ``around``, by one step of the solver "columns" each."""
-    at = sorted(
-        {round(min(max(around + step, around / 2), 1 - (1 - around) / 3), 6) for step in _STEPS if around + step < 1}
-    )
+    at = sorted({round(min(max(around + step, around / 2), 1 - (1 - around) / 3), 6) for step in _STEPS})
     found: dict[str, Curve] = {}
 
     def look(name: str, rows: Tensor, hessians: list[Tensor]) -> None:

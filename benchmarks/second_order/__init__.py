@@ -1,0 +1,1 @@
+"""Second order on real networks; see ``python -m benchmarks.second_order --help``."""
