@@ -22,7 +22,7 @@ from secateur.solvers.surgeon import inverse_by_cholesky, remove_, saliencies
 PROBLEMS = {  # hidden units, weight decay, floor of the training accuracy, and the paper: weights before and after, train, test
     1: (3, 1e-3, 100.0, (58, 14, 100.0, 100.0)),
     2: (2, 1e-3, 100.0, (39, 15, 100.0, 100.0)),
-    3: (2, 1e-2, 93.4, (39, 4, 93.4, 97.2)),
+    3: (2, 1e-1, 93.4, (39, 4, 93.4, 97.2)),  # a twentieth of its labels is wrong
 }
 METHODS = ("obs", "obd", "magnitude", "random")
 

@@ -1,11 +1,13 @@
 """``benchmarks/second_order.md`` from the JSON files, published rows beside ours."""
 
 import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data import ROOT
+from benchmarks.monks import METHODS
 from benchmarks.tables import Row, about, table
 
 INTRODUCTION = """# Second order, measured
@@ -49,6 +51,9 @@ def write(results: Path) -> None:
         file = results / f"second_order_{name}.json"
         if file.exists():
             parts.append(section(json.loads(file.read_text()), title, words, PUBLISHED.get(name, {})))
+    monks = results / "monks.json"
+    if monks.exists():
+        parts.append(monks_section(json.loads(monks.read_text())))
     speed = results / "second_order_speed.json"
     if speed.exists():
         parts.append(speed_section(json.loads(speed.read_text())))
@@ -72,6 +77,31 @@ def section(found: dict[str, Any], title: str, words: str, published: Mapping[st
         lines.append([f"*{who}*", *(f"*{values[level]}*" if level in values else "" for level in levels), ""])
     head = ["", *levels, "seconds"]
     return f"## {title}\n\n{words} Dense: {dense}.\n\n{table(head, lines)}\n\n{about(found)}\n"
+
+
+def monks_section(found: dict[str, Any]) -> str:
+    """Best (median) over starts, and how good the best is."""
+    lines = []
+    for problem, paper in found["paper"].items():
+        for steps in (0, 30):
+            cells = []
+            for method in METHODS:
+                own = [
+                    r
+                    for r in found["rows"]
+                    if (str(r["problem"]), r["method"], r["retrained"]) == (problem, method, steps)
+                ]
+                best = min(own, key=lambda row: (row["left"], -row["test"]))
+                middle = statistics.median_low(row["left"] for row in own)
+                cells.append(f"{best['left']} ({middle}) {best['train']:g}/{best['test']:g}")
+            what = f"{steps} steps after each" if steps else "no retraining"
+            lines.append([f"MONK-{problem}, {what}", *cells, f"*{paper[0]} to {paper[1]}, {paper[2]:g}/{paper[3]:g}*"])
+    words = (
+        "`python -m benchmarks.monks`: weights left where training accuracy last held the paper's, best (median of 20 starts), with the accuracies of the "
+        f"best in training and test. OBS's Hessian is that of the training objective, weight decay included. All in {found['seconds']:.0f} s."
+    )
+    head = ["", "OBS", "OBD", "magnitude", "random", "*Hassibi & Stork 1993*"]
+    return f"## MONK's problems\n\n{words}\n\n{table(head, lines)}\n\n{about(found)}\n"
 
 
 def speed_section(found: dict[str, Any]) -> str:
