@@ -1,22 +1,36 @@
 """How much of each layer leaves, found from the layers' errors by dynamic programming (as in SPDY; Frantar & Alistarh 2022).
 
-    minimise   sum_l  error_l(kept_l)      subject to      sum_l price_l * kept_l  <=  budget
+    minimise   sum_l  error_l(kept_l)      subject to      sum_l cost_l(kept_l)  <=  budget
 
 Every layer's error is measured at a few sparsities and interpolated in between, its logarithm linearly. The table over (layers, budget
 in small steps) gives the optimum, also where curves are not convex.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import OverBudget
 
-__all__ = ["Curve", "cheapest_levels", "widths_of"]
+__all__ = ["Curve", "Steps", "cheapest_levels", "cost_of", "widths_of"]
 
 Curve = Sequence[tuple[float, float]]  # (sparsity, error)
+Steps = Sequence[tuple[float, float]]  # (how many weights, what each costs), the cheap ones first
 _LEVELS = 48
+
+
+def cost_of(steps: Steps, kept: float) -> float:
+    """What ``kept`` weights of one name cost.
+
+    >>> cost_of([(10, 1.0), (float("inf"), 3.0)], 12)
+    16.0
+    """
+    total, left = 0.0, float(kept)
+    for many, each in steps:
+        total, left = total + each * min(many, left), max(0.0, left - many)
+    return total
 
 
 def cheapest_levels(
@@ -62,7 +76,7 @@ def cheapest_levels(
 def widths_of(
     curves: Mapping[str, Curve],
     units: Mapping[str, int],
-    prices: Mapping[str, float],
+    costs: Mapping[str, Callable[[int], float]],
     budget: float,
     *,
     min_kept: int = 0,
@@ -72,7 +86,7 @@ def widths_of(
     Args:
         curves: ``(sparsity, error)`` points by name, at sparsities above 0; without any the error is 0.
         units: how many there are.
-        prices: of one unit.
+        costs: of so many units.
         budget: of the total.
         min_kept: units that stay at least.
 
@@ -81,14 +95,15 @@ def widths_of(
     """
     levels = {name: _levels(curves[name], count, min_kept) for name, count in units.items()}
     errors = {name: [error for _, error in own] for name, own in levels.items()}
-    costs = {name: [kept * prices[name] for kept, _ in own] for name, own in levels.items()}
-    chosen = cheapest_levels(errors, costs, budget)
+    asked = {name: [costs[name](kept) for kept, _ in own] for name, own in levels.items()}
+    chosen = cheapest_levels(errors, asked, budget)
     counts = {name: levels[name][level][0] for name, level in chosen.items()}
-    spare = budget - sum(counts[name] * prices[name] for name in counts)
+    spare = budget - sum(costs[name](kept) for name, kept in counts.items())
     for name in sorted(counts, key=lambda n: -_gain(levels[n], chosen[n])):  # what rounding left over
-        more = min(int(spare / prices[name] + 1e-9), units[name] - counts[name]) if prices[name] > 0 else 0
-        counts[name] += more
-        spare -= more * prices[name]
+        ends = range(counts[name], units[name] + 1)
+        before = costs[name](counts[name])
+        counts[name] = ends[bisect_right(ends, spare + before + 1e-9 * budget, key=costs[name]) - 1]
+        spare -= costs[name](counts[name]) - before
     return counts
 
 

@@ -16,6 +16,7 @@ from secateur.block_tuning import Tuning, tune_
 from secateur.chains import chain_of
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
+from secateur.importance import importance_of
 from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, refuse_constant, row_of, shared_moments
@@ -80,6 +81,15 @@ class Calibration:
     def said(self) -> tuple[str, ...]:
         """What the reader should know."""
         return (f"Never run on these batches, so pruned by magnitude: {', '.join(self.silent)}",) if self.silent else ()
+
+    def hears(self, name: str) -> bool:
+        """Whether the layer of this parameter runs on the batches."""
+        return self.targets[name].module not in self.silent
+
+    def weigh(self) -> None:
+        """Errors count by what they do to the network (`secateur.importance`), also between the rows of a layer, from here on."""
+        if not self.importance:
+            self.importance = importance_of(self.model, self.targets, self.task, self.batches, seed=self.settings.seed)
 
     def operate_(self, pruned: nn.Module, counts: Mapping[str, int]) -> Done:
         """Prune ``pruned`` in place, a copy of the dense model, keeping ``counts`` units of each parameter."""

@@ -5,36 +5,52 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
-from secateur.budget_of_errors import Curve, widths_of
+from secateur.allocations.priced import Priced
+from secateur.budget_of_errors import Curve, cost_of, widths_of
 from secateur.calibration import Calibration
 from secateur.counting import kept_of
-from secateur.importance import importance_of
 from secateur.quadratic import rows_of_rise
 from secateur.surgery import Quota, operate
 from secateur.units import Units
 
-__all__ = ["budgeted", "error_curves"]
+__all__ = ["budgeted", "error_curves", "priced_by_error"]
 
 _STEPS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 
 
-def budgeted(calibration: Calibration, units: Units, allocation: Global) -> dict[str, int]:
-    """Units that stay by parameter, of least total error; the total is that of ``allocation``.
-
-    Errors are weighed by what they count for the network (`secateur.importance`), also between the rows of a layer, from here on.
-    """
-    calibration.importance = importance_of(
-        calibration.model, calibration.targets, calibration.task, calibration.batches, seed=calibration.settings.seed
-    )
+def budgeted(calibration: Calibration, units: Units, allocation: Global | Priced | ByError) -> dict[str, int]:
+    """Units that stay by parameter, of least total error, for what ``allocation`` spends; errors are weighed, also within layers, from here on."""
+    calibration.weigh()
+    if isinstance(allocation, Priced):
+        allocation = priced_by_error(calibration, units, allocation)
+    if isinstance(allocation, ByError):
+        return dict(allocation(units))
     sizes = {name: units.count(name) for name in units}
-    heard = {name: size for name, size in sizes.items() if calibration.targets[name].module not in calibration.silent}
+    heard = {name: sizes[name] for name in sizes if calibration.hears(name)}
     silent = {name: kept_of(allocation.sparsity, sizes[name]) for name in sizes if name not in heard}
     curves = error_curves(calibration, heard, allocation.sparsity)
     budget = kept_of(allocation.sparsity, units.total) - sum(silent.values())
-    prices = dict.fromkeys(heard, 1.0)
-    found = widths_of(curves, heard, prices, budget, min_kept=max(1, allocation.min_kept))
+    found = widths_of(curves, heard, dict.fromkeys(heard, float), budget, min_kept=max(1, allocation.min_kept))
     return {name: (found | silent)[name] for name in sizes}
+
+
+def priced_by_error(calibration: Calibration, units: Units, allocation: Priced) -> ByError:
+    """The allocation that spends as much as ``allocation`` does, of least error; what never runs stays whole."""
+    calibration.weigh()
+    weights = {name: units.count(name) * units.tables[name].weights for name in units}
+    prices = tuple((name, steps) for name, steps in allocation.prices if name in units and calibration.hears(name))
+    whole = sum(cost_of(steps, weights[name]) for name, steps in prices)
+    around = 1 - (allocation.limit - allocation.fixed) / whole if whole else 0.0
+    curves = error_curves(calibration, {n: units.count(n) for n, _ in prices}, min(max(around, 0.05), 0.99))
+    return ByError(
+        curves=tuple(curves.items()),
+        prices=allocation.prices,
+        limit=allocation.limit,
+        fixed=allocation.fixed,
+        min_kept=int(allocation.min_kept),
+    )
 
 
 def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: float) -> dict[str, Curve]:

@@ -34,11 +34,13 @@ class Macs:
 
     Args:
         total, nonzero: multiply-accumulates of each module's own operations.
+        by_weight: likewise of each parameter, by its first name; what is computed from parameters is not among them.
         uncounted: ``"module: operation"`` for what may multiply but has no rule.
     """
 
     total: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     nonzero: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     uncounted: dict[str, None] = field(default_factory=dict)
 
 
@@ -155,6 +157,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = self._path(weights)
             self.found.total[path] += term.macs
             self.found.nonzero[path] += min(kept, default=term.macs)
+            own = [name for w in weights if (name := self._parameter_behind(w))]
+            if len(own) == 1:
+                self.found.by_weight[own[0]] += term.macs
 
     def _path(self, weights: list[Tensor]) -> str:
         """The module that runs; but in a functional call on another module's weight, that module."""
@@ -162,6 +167,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         names = [constant.weight for constant in known if constant.weight]
         here = self.place.path
         return holder_of(names[0]) if names and here not in self._holders[names[0]] else here
+
+    def _parameter_behind(self, tensor: Tensor) -> str | None:
+        constant = self._constants.get(_key(tensor))
+        return constant.weight if constant and constant.own else None
 
     def _weight_behind(self, tensor: Tensor) -> str | None:
         constant = self._constants.get(_key(tensor))

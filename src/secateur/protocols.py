@@ -109,6 +109,17 @@ class Cost(Protocol):
 class WeightCost(Cost, Protocol):
     """A cost that single weights have, so that budgets make sense for masks."""
 
+    @property
+    def of_masks(self) -> bool:
+        """Whether zeros alone are what people mean by such a budget; else they mean whole channels, unless a method has masks only."""
+
+    @property
+    def where(self) -> str:
+        """By whose count, and where zeros pay: the end of a sentence."""
+
+    def of_nonzeros(self, model: nn.Module, example_inputs: Any) -> float:
+        """What ``model`` costs where zeros cost nothing."""
+
     def of_weights(
         self, model: nn.Module, example_inputs: Any
     ) -> tuple[float, Mapping[str, tuple[tuple[float, float], ...]]]:

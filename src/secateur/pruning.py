@@ -96,13 +96,8 @@ def prune(
     )
     if budget is not None and granularity != "channel":
         amount.check_budget()
-        how = OneShot(
-            criterion=_criterion(method, options, seed),
-            granularity=granularity_of(granularity),
-            ignore=ignore,
-            include_bias=include_bias,
-        )
-        return _within(how, amount, model, task, example_inputs)
+        built = _of_masks(method, granularity, options, ignore=ignore, include_bias=include_bias, seed=seed)
+        return _within(built, amount, model, task, example_inputs)
     if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
         again = partial(
             prune,
@@ -156,23 +151,45 @@ def _built(
     return build(own, how | options, f"method {name!r}")
 
 
-def _within(one_shot: OneShot, amount: Amount, model: nn.Module, task: Task | None, example_inputs: Any) -> Pruned:
+def _of_masks(
+    method: str | Criterion,
+    granularity: Any,
+    options: dict[str, Any],
+    *,
+    ignore: Any,
+    include_bias: bool,
+    seed: int,
+) -> Any:
+    """What takes single weights, rows, blocks, ... within a budget."""
+    own, how = _own(method, granularity), dict[str, Any](granularity=granularity_of(granularity), ignore=ignore)
+    if own is None:
+        return OneShot(criterion=_criterion(method, options, seed), include_bias=include_bias, **how)
+    if not hasattr(own, "clocked"):
+        raise UnknownName(f"{method!r} keeps no budget: pass sparsity=, or use 'layer_obs' or a criterion")
+    return build(own, how | {"seed": seed} | options, f"method {method!r}")
+
+
+def _within(method: Any, amount: Amount, model: nn.Module, task: Task | None, example_inputs: Any) -> Pruned:
     """Single weights, rows, blocks, ... within a budget."""
     assert amount.budget is not None
-    if one_shot.granularity.quota is not None:
+    if method.granularity.quota is not None:
         raise BadSparsity(
-            f"granularity {describe(one_shot.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
+            f"granularity {describe(method.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
         )
-    sizes = isinstance(one_shot.criterion, Magnitude)
+    sizes = isinstance(method, OneShot) and isinstance(method.criterion, Magnitude)
     power, kept = 2.0 if sizes else 1.0, amount.min_kept
     if amount.runtime == "secateur":
+        if not getattr(method, "clocked", True):
+            raise UnknownName(
+                f"{describe(method)} keeps no budget in the engine's time: use 'layer_obs' or a criterion"
+            )
         how = {"task": task, "example_inputs": example_inputs, "power": power, "relative": sizes, "min_kept": kept}
-        return within_engine(one_shot, model, amount.budget, **how)
-    spending = Spending(model, amount.budget, example_inputs)
-    targets = find_targets(model, ignore=one_shot.ignore, include_bias=one_shot.include_bias)
-    pruned = replace(one_shot, allocation=spending.allocation(targets, power=power, min_kept=kept))(
-        model, task=task, example_inputs=example_inputs
-    )
+        how |= {"allot": method.allot(model, task)} if hasattr(method, "allot") else {}
+        return within_engine(method, model, amount.budget, **how)
+    spending = Spending(model, amount.budget, example_inputs, masks_only=not isinstance(method, OneShot))
+    targets = find_targets(model, ignore=method.ignore, include_bias=getattr(method, "include_bias", False))
+    allocation = spending.allocation(targets, power=power, min_kept=kept)
+    pruned: Pruned = replace(method, allocation=allocation)(model, task=task, example_inputs=example_inputs)
     return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, spending.says(pruned.model))))
 
 

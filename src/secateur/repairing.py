@@ -116,12 +116,8 @@ class _Lot:
     """What is gathered for one layer: what is missing of its output and the inputs that are left, in two halves of the batches."""
 
     def __init__(self, masked: nn.Module, dense: nn.Module, path: str, alive: Tensor, fit: Fit) -> None:
-        self.path, self.alive, self.module, self._twin = (
-            path,
-            alive,
-            masked.get_submodule(path),
-            dense.get_submodule(path),
-        )
+        self.path, self.alive = path, alive
+        self.module, self._twin = masked.get_submodule(path), dense.get_submodule(path)
         self._fit, self._halves = fit, dict[int, Moments]()
         self._whole, now = matrix_of(self._twin).double(), matrix_of(self.module).double()
         self._features = alive.repeat_interleave(now.shape[1] // len(alive))

@@ -11,6 +11,7 @@ from typing import Any, final
 from torch import nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
+from secateur.macs import Macs as Counted
 from secateur.macs import count_macs
 from secateur.pricing import Part
 
@@ -28,6 +29,10 @@ class Macs:
     """
 
     unit: str = ""
+    of_masks: bool = False
+    where: str = (
+        "counted without those of zeros, which the sparse engine skips (`sc.compile`) and dense runtimes do not"
+    )
 
     def measure(self, models: Sequence[nn.Module], example_inputs: Any) -> list[float]:
         """Run each model on the example and count.
@@ -35,12 +40,12 @@ class Macs:
         Raises:
             WrongModel: a model does not run on the example.
         """
-        return [float(sum(_counted(model, example_inputs).values())) for model in models]
+        return [float(sum(_counted(model, example_inputs).total.values())) for model in models]
 
     def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:
         """A part for every weight of two dimensions or more, in layers that multiply."""
         found = []
-        for path, total in _counted(model, example_inputs).items():
+        for path, total in _counted(model, example_inputs).total.items():
             own = dict(model.get_submodule(path).named_parameters(prefix=path, recurse=False)) if path else {}
             own = own or dict(model.named_parameters(recurse=False))
             weights = {name.lstrip("."): p for name, p in own.items() if p.dim() > 1}
@@ -49,8 +54,23 @@ class Macs:
                 found.append(Part(total * p.numel() / size, tuple((name, dim) for dim in range(p.dim()))))
         return tuple(found)
 
+    def of_nonzeros(self, model: nn.Module, example_inputs: Any) -> float:
+        """Run the model and count those with a weight that is not zero."""
+        return float(sum(_counted(model, example_inputs).nonzero.values()))
 
-def _counted(model: nn.Module, example_inputs: Any) -> dict[str, int]:
+    def of_weights(
+        self, model: nn.Module, example_inputs: Any
+    ) -> tuple[float, dict[str, tuple[tuple[float, float], ...]]]:
+        """What is spent without weights (the products of attention, say), and what each weight costs, by name."""
+        found, sizes = _counted(model, example_inputs), {name: p.numel() for name, p in model.named_parameters()}
+        prices: dict[str, tuple[tuple[float, float], ...]] = {
+            name: ((float("inf"), macs / sizes[name]),) for name, macs in found.by_weight.items()
+        }
+        return float(sum(found.total.values()) - sum(found.by_weight.values())), prices
+
+
+def _counted(model: nn.Module, example_inputs: Any) -> Counted:
     example = Example.of(example_inputs, device_of(model))
     with leaving_no_trace(model):
-        return dict(run(model, example, lambda: count_macs(model, *example)).total)
+        found: Counted = run(model, example, lambda: count_macs(model, *example))
+    return found

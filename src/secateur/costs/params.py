@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import nn
 
+from secateur.macs import count_nonzeros
 from secateur.pricing import Part
 
 __all__ = ["Params"]
@@ -22,6 +23,8 @@ class Params:
     """
 
     unit: str = ""
+    of_masks: bool = False
+    where: str = "counted without zeros, which `sc.save` packs; a plain file keeps them"
 
     def measure(self, models: Sequence[nn.Module], example_inputs: Any) -> list[float]:  # noqa: ARG002
         """How many parameters each model has."""
@@ -32,3 +35,15 @@ class Params:
         return tuple(
             Part(prod(p.shape), tuple((name, dim) for dim in range(p.dim()))) for name, p in model.named_parameters()
         )
+
+    def of_nonzeros(self, model: nn.Module, example_inputs: Any) -> float:  # noqa: ARG002
+        """How many parameters are not zero."""
+        return float(sum(count_nonzeros(p) for p in model.parameters()))
+
+    def of_weights(
+        self,
+        model: nn.Module,
+        example_inputs: Any,  # noqa: ARG002
+    ) -> tuple[float, dict[str, tuple[tuple[float, float], ...]]]:
+        """Every weight costs one, whatever it does."""
+        return 0.0, {name: ((float("inf"), 1.0),) for name, _ in model.named_parameters()}

@@ -74,6 +74,7 @@ class BlockFisher:
     seed: int = 0
 
     by_name: ClassVar[str] = "any"
+    clocked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS or self.curvature not in CURVATURES:

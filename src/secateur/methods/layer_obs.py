@@ -17,12 +17,14 @@ from typing import Any, ClassVar, final
 import torch
 from torch import nn
 
+from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
+from secateur.allocations.priced import Priced
 from secateur.block_tuning import Tuning
 from secateur.calibration import Calibration, Done, Settings
 from secateur.controls import controls_of
 from secateur.error_bound import bound_of
-from secateur.error_curves import budgeted
+from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
@@ -37,6 +39,7 @@ from secateur.scores import Scores
 from secateur.surgery import SOLVERS
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
+from secateur.units import Units
 
 __all__ = ["LayerObs"]
 
@@ -50,7 +53,7 @@ class LayerObs:
 
     Args:
         allocation: how much of each layer stays; None for N:M. `secateur.allocations.global_` (``scope="global"`` of `secateur.prune`)
-            finds budgets from the layers' errors by dynamic programming; ``scope="layer"`` takes the same of each.
+            and ``budget=`` find what each gets from the layers' errors by dynamic programming; ``scope="layer"`` takes the same of each.
         granularity: what leaves together.
         solver: "columns", "exact", "split", "scores", "activation", "magnitude" or "random"; see `secateur.surgery`.
         refit: solve for all survivors of a layer jointly in the end.
@@ -89,6 +92,7 @@ class LayerObs:
     progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
 
     by_name: ClassVar[str] = "any"  # `secateur.prune` takes this method by its name, at any granularity of masks
+    clocked: ClassVar[bool] = True  # and keeps budgets in the engine's time with it
 
     def __post_init__(self) -> None:
         for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
@@ -103,12 +107,7 @@ class LayerObs:
             BadCalibration: the batches hold NaN, or are constant.
             NothingToPrune, UnknownName, BadPattern, BadSparsity: see the parts.
         """
-        if task is None:
-            raise NeedsTask(
-                "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
-            )
-        targets = surgical_targets(model, self.ignore)
-        calibration = Calibration(model, targets, task, self.settings())
+        targets, calibration = self._prepared(model, task)
         counts = self._counts(model, targets, calibration)
         pruned = copy.deepcopy(model)
         done = calibration.operate_(pruned, counts)
@@ -132,6 +131,32 @@ class LayerObs:
         )
         found = controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
         return Pruned(pruned, masks, replace(report, controls=found))
+
+    def allot(self, model: nn.Module, task: Task | None) -> Callable[[Priced], Allocation]:
+        """How to spend what others would spend by scores: by errors, measured once."""
+        targets, calibration = self._prepared(model, task)
+        units, found = self._units(model, targets), list[ByError]()
+
+        def allot(priced: Priced) -> Allocation:
+            if not found:
+                found.append(priced_by_error(calibration, units, priced))
+            return replace(found[0], limit=priced.limit, fixed=priced.fixed)
+
+        return allot
+
+    def _prepared(self, model: nn.Module, task: Task | None) -> tuple[dict[str, LayerFacts], Calibration]:
+        if task is None:
+            raise NeedsTask(
+                "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
+            )
+        targets = surgical_targets(model, self.ignore)
+        return targets, Calibration(model, targets, task, self.settings())
+
+    def _units(self, model: nn.Module, targets: dict[str, LayerFacts]) -> Units:
+        scores = Scores(
+            {name: model.get_parameter(name).detach() for name in targets}, each=torch.square, facts=targets
+        )
+        return self.granularity.pool(scores)
 
     def _bound(self, model: nn.Module, pruned: nn.Module, calibration: Calibration, done: Done) -> None:
         if self.targets != "dense" and not self.tune:
@@ -158,15 +183,12 @@ class LayerObs:
 
     def _counts(self, model: nn.Module, targets: dict[str, LayerFacts], calibration: Calibration) -> dict[str, int]:
         """Units that stay, by parameter."""
-        scores = Scores(
-            {name: model.get_parameter(name).detach() for name in targets}, each=torch.square, facts=targets
-        )
-        units = self.granularity.pool(scores)
+        units = self._units(model, targets)
         if self.granularity.quota is not None:
             return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
         if self.allocation is None:
             raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
-        if isinstance(self.allocation, Global):
+        if isinstance(self.allocation, Global | Priced | ByError):
             return budgeted(calibration, units, self.allocation)
         return dict(self.allocation(units))
 

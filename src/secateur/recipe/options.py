@@ -70,7 +70,8 @@ def check_budget(text: str, granularity: str, runtime: str) -> None:
         raise ValueError(str(error)) from None
     if runtime == "secateur" and wanted.cost != "latency":
         raise ValueError(f"runtime = 'secateur' is a clock: write 'latency:50%', not {text!r}")
-    if granularity != "channel" and runtime == "torch" and not isinstance(cost, WeightCost):
+    counts = isinstance(cost, WeightCost) and cost.of_masks
+    if granularity != "channel" and runtime == "torch" and not counts:
         raise ValueError(
             f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%' (for a "
             "latency also runtime = 'secateur')"

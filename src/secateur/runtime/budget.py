@@ -7,7 +7,7 @@ kept (a knapsack, see `secateur.allocations.priced`), the result is compiled and
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -17,12 +17,14 @@ import secateur_engine
 from secateur.allocations.priced import Priced
 from secateur.allocations.uniform import Uniform
 from secateur.budgets import Budget, spelled
+from secateur.criteria.magnitude import Magnitude
 from secateur.errors import NeedsTask, OverBudget, UnknownName, UnknownOperation
 from secateur.meeting import Aims
 from secateur.methods.one_shot import OneShot
 from secateur.names import budget_of
 from secateur.planning import plan
 from secateur.pricing import Part
+from secateur.protocols import Allocation, Granularity
 from secateur.report import Pruned
 from secateur.runtime.compiled import Compiled, compile_model
 from secateur.scores import Scores
@@ -39,7 +41,7 @@ _SPARED = 0.5  # no layer falls below this part of the density that all would ha
 
 
 def within_engine(
-    one_shot: OneShot,
+    method: Any,
     model: nn.Module,
     budget: str,
     *,
@@ -49,11 +51,13 @@ def within_engine(
     relative: bool = False,
     min_kept: int = 0,
     seconds: float = 1.0,
+    allot: Callable[[Priced], Allocation] = lambda priced: priced,
 ) -> Pruned:
     """Keep the best weights that the engine can run in time.
 
     Args:
-        one_shot: criterion, pattern and what to leave alone; its allocation is found here.
+        method: criterion, pattern and what to leave alone; its allocation is found here. One that has no scores is timed with the largest
+            weights: the clock sees how many there are, not which.
         model: the dense model; a fraction is one of its time in the same engine.
         budget: ``"latency:50%"`` or ``"latency:5ms"``, of one call on ``example_inputs``, with as many threads as torch uses.
         example_inputs: what is timed.
@@ -62,6 +66,7 @@ def within_engine(
         relative: values of a layer relative to what it keeps; see `Priced`.
         min_kept: units that stay in every layer at least.
         seconds: about how long to time each candidate.
+        allot: another way to spend the same.
 
     Raises:
         UnknownName: another budget. NeedsTask: no ``example_inputs``. UnknownOperation: the engine is not there.
@@ -70,10 +75,10 @@ def within_engine(
     asked = check_engine(budget)
     if example_inputs is None:
         raise NeedsTask(f"budget={budget!r} is timed: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)")
-    scores = one_shot.scores(model, task)
-    clock = _Clock(model, one_shot, scores, example_inputs, seconds)
+    timed = method if isinstance(method, OneShot) else OneShot(criterion=Magnitude(), ignore=method.ignore)
+    clock = _Clock(model, timed.scores(model, task), method.granularity, example_inputs, seconds)
     prices, fixed = clock.prices(min_kept)
-    spent = sum(each * scores.values[name].numel() for name, each in prices.items())
+    spent = sum(each * clock.scores.values[name].numel() for name, each in prices.items())
     aims, best = Aims(start=fixed + spent, least=fixed, slack=_SLACK), None
     for _ in range(_ROUNDS):
         steps = tuple((name, ((float("inf"), each),)) for name, each in prices.items())
@@ -82,7 +87,7 @@ def within_engine(
             prices=steps, limit=aims.next, fixed=fixed, power=power, relative=relative, min_kept=min_kept or spared
         )
         try:
-            found = clock.tried(amount, asked)
+            found = clock.tried(allot(amount), asked)
         except OverBudget:
             break
         if found.now <= found.limit and (best is None or found.now > best.now):
@@ -94,7 +99,7 @@ def within_engine(
             f"the engine takes at least {fixed:.4g} ms for what does not leave, and {budget!r} was asked for; raise the budget, or narrow "
             "the network with granularity='channel'"
         )
-    pruned = replace(one_shot, allocation=best.amount)(model, task=task, example_inputs=example_inputs)
+    pruned: Pruned = replace(method, allocation=best.amount)(model, task=task, example_inputs=example_inputs)
     return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, best.says())))
 
 
@@ -102,7 +107,7 @@ def within_engine(
 class _Tried:
     """What came of an allocation, in milliseconds; ``skipped``: the fraction of multiply-accumulates that are zeros."""
 
-    amount: Priced
+    amount: Allocation
     dense: float
     limit: float
     now: float
@@ -120,9 +125,9 @@ class _Clock:
     """Times masked copies of one model in the engine."""
 
     def __init__(
-        self, model: nn.Module, one_shot: OneShot, scores: Scores, example_inputs: Any, seconds: float
+        self, model: nn.Module, scores: Scores, granularity: Granularity, example_inputs: Any, seconds: float
     ) -> None:
-        self.model, self.one_shot, self.scores = model, one_shot, scores
+        self.model, self.scores, self.granularity = model, scores, granularity
         self.example_inputs, self.seconds = example_inputs, seconds
         self.dense = compile_model(model, example_inputs)
 
@@ -137,7 +142,7 @@ class _Clock:
                 fixed -= min(ms, slopes[name] * kept)
         return slopes, fixed
 
-    def tried(self, amount: Priced, asked: Budget) -> _Tried:
+    def tried(self, amount: Allocation, asked: Budget) -> _Tried:
         """Prune, compile, and time beside the dense network."""
         compiled = self._compiled(amount)
         calls = [_call(one, self.example_inputs) for one in (self.dense, compiled)]
@@ -146,7 +151,7 @@ class _Clock:
         return _Tried(amount=amount, dense=dense, limit=asked.limit(dense), now=now, skipped=skipped)
 
     def _compiled(self, amount: Any) -> Compiled:
-        masks = plan(self.scores, self.one_shot.granularity, amount)
+        masks = plan(self.scores, self.granularity, amount)
         return compile_model(masks.apply_(copy.deepcopy(self.model)), self.example_inputs)
 
     def _times(self, amount: Any) -> Mapping[str, tuple[float, float]]:
