@@ -1,5 +1,6 @@
 """What flows through a network on calibration data: the inputs of its layers, batch by batch, without labels or gradients."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,17 +13,22 @@ from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
 from secateur.task import Task
 
-__all__ = ["at_random", "columns_of", "each_flow", "matrix_of", "run_batch"]
+__all__ = ["at_random", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch"]
 
 
 def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
     """Run a model on one batch of a task: by the task's loss where it has one, which knows what a batch is; else on its first entry."""
     if task is not None and task.loss is not None:
-        task.loss(model, batch)
+        task.loss(model, fresh(batch))
         return
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     model(*example.args, **example.kwargs)
+
+
+def fresh(batch: Any) -> Any:
+    """A batch that is used again, as a loader would hand it over anew: a loss may take entries out of it."""
+    return copy.copy(batch) if isinstance(batch, dict | list) else batch
 
 
 def each_flow(model: nn.Module, targets: Targets, task: Task | None, who: str) -> Iterator[tuple[Place, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.block_tuning import Tuning, tune_
-from secateur.chains import chain_of
+from secateur.chains import sound_chain
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.importance import importance_of
@@ -68,7 +68,7 @@ class Calibration:
         refuse_constant(self.batches)
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
         first = self.batches[0]
-        self.chain = list(settings.blocks) if settings.blocks else chain_of(model, first, task)
+        self.chain = list(settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
         self.stages, self.calls = stages_of(model, self.paths, self.chain, first, task)
         self.silent = [path for path in self.paths if path not in self.calls]
         self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")

@@ -2,22 +2,27 @@
 
 A chain is what a network can be pruned along without ever running it whole: transformer layers, residual blocks, the items of a
 ``Sequential``. Children of `ModuleList` and `Sequential` are candidates; two are linked where the very tensor that one returns is the
-first input of the next, and everything else that they are given is the same for all.
+first input of the next, unchanged, and everything else that they are given is the same for all.
+
+Code can do more between blocks than tensors show: change one in place, set an attribute on a block, run under autocast. So a chain is tried
+before it is used (`sound_chain`): run alone, it must give what it gave inside the network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.activations import run_batch
 from secateur.examples import leaving_no_trace
 from secateur.task import Task
 
-__all__ = ["chain_of", "first_of"]
+__all__ = ["chain_of", "first_of", "sound_chain"]
+
+_TRIED = 8  # batches on which a chain is tried at most, the first and the last among them
 
 
 @dataclass(eq=False)
@@ -26,7 +31,9 @@ class _Call:
     first: Tensor | None
     rest: list[Any]
     out: Tensor | None = None
+    version: int = 0
     times: int = 1
+    starts: int = 0
 
 
 def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str]:
@@ -53,6 +60,86 @@ def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str
     return [call.path for call in best] if len(best) > 1 else []
 
 
+def sound_chain(model: nn.Module, batches: Sequence[Any], task: Task | None = None) -> list[str]:
+    """`chain_of` the first batch, if blocks that run alone give what they gave inside the network on all batches; else none.
+
+    Args:
+        model: run, without a trace.
+        batches: in memory; some of them are tried.
+        task: says how.
+    """
+    chain = chain_of(model, batches[0], task)
+    if not chain:
+        return []
+    step = max(1, -(-(len(batches) - 1) // (_TRIED - 1)))
+    tried = [*batches[:-1:step], batches[-1]]
+    seen = [
+        _through(model, chain, batch, task) for batch in tried
+    ]  # all before the first is run again: blocks may hold state
+    return chain if all(found is not None and _replays(model, chain, *found) for found in seen) else []
+
+
+def _through(
+    model: nn.Module, chain: Sequence[str], batch: Any, task: Task | None
+) -> tuple[tuple[Any, ...], dict[str, Any], Tensor] | None:
+    """What the first block takes in and the last one gives, as copies; None where the blocks do not run once each, in order."""
+    order, kept = list[str](), list[Any]()
+
+    def before(path: str, args: Any, kwargs: Any) -> None:
+        order.append(path)
+        if path == chain[0]:
+            kept.extend(tree_map(_copied, (tuple(args), dict(kwargs))))
+
+    def after(out: Any) -> None:
+        first = first_of(out)
+        kept.append(None if first is None else first.clone())
+
+    blocks = [model.get_submodule(path) for path in chain]
+    handles = [
+        block.register_forward_pre_hook(lambda _, a, k, path=path: before(path, a, k), with_kwargs=True)
+        for path, block in zip(chain, blocks, strict=True)
+    ]
+    handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: after(out)))
+    try:
+        with leaving_no_trace(model):
+            run_batch(model, batch, task)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (kept[0], kept[1], kept[2]) if order == list(chain) and kept[2] is not None else None
+
+
+def _replays(
+    model: nn.Module, chain: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any], last: Tensor
+) -> bool:
+    """Whether the blocks alone give the same, and leave what they are given as it is."""
+    versions = [leaf._version for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    flow = args
+    try:
+        for path in chain:
+            block = model.get_submodule(path)
+            with leaving_no_trace(block):
+                out = first_of(block(*flow, **kwargs))
+            if out is None:
+                return False
+            flow = (out, *flow[1:])
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return False
+    untouched = versions == [leaf._version for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    out = flow[0]
+    return untouched and out.shape == last.shape and out.dtype == last.dtype and _close(out, last)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal but for the order of sums; NaN is like NaN."""
+    largest = float(other.nan_to_num().abs().max()) if other.numel() else 0.0
+    return torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
 def first_of(out: Any) -> Tensor | None:
     """The tensor that a block hands on: what it returns, or the first entry of a tuple."""
     if isinstance(out, tuple | list) and out:
@@ -63,13 +150,18 @@ def first_of(out: Any) -> Tensor | None:
 def _linked(one: _Call, other: _Call) -> bool:
     if one.out is None or one.out is not other.first or one.times > 1 or other.times > 1:
         return False
+    if one.version != other.starts:  # changed in between
+        return False
     return len(one.rest) == len(other.rest) and all(map(_same, one.rest, other.rest))
 
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one is other or (one.shape == other.shape and torch.equal(one, other))
-    return one is other or (type(one) is type(other) and bool(one == other))
+    try:
+        return one is other or (type(one) is type(other) and bool(one == other))
+    except (ValueError, TypeError, RuntimeError):  # arrays and other things that do not say
+        return False
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -96,10 +188,11 @@ def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
             return
         first = args[0] if args and isinstance(args[0], Tensor) else None
         rest = [*args[1:], *tree_leaves(kwargs)]
-        calls[module] = _Call(paths[module], first, rest)
+        calls[module] = _Call(paths[module], first, rest, starts=0 if first is None else first._version)
 
     def after(module: nn.Module, _args: Any, out: Any) -> None:
-        calls[module].out = first_of(out)
+        calls[module].out = first = first_of(out)
+        calls[module].version = 0 if first is None else first._version
 
     handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in paths]
     handles += [m.register_forward_hook(after) for m in paths]

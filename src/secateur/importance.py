@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.activations import fresh
 from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
@@ -40,8 +41,10 @@ def importance_of(
     def note(path: str, out: Any) -> Any:
         first = out[0] if isinstance(out, tuple) else out
         if not first.requires_grad:
-            first.requires_grad_(True)
+            first = first.detach().requires_grad_(True)
         outs.append((path, first))
+        handed = first.clone()  # what follows may change it in place
+        return (handed, *out[1:]) if isinstance(out, tuple) else handed
 
     handles = [
         model.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: note(path, out))
@@ -71,7 +74,7 @@ def importance_of(
 
 def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
     if task.loss is not None:
-        return task.loss(model, batch)
+        return task.loss(model, fresh(batch))
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     given = [leaf for leaf in tree_leaves(model(*example.args, **example.kwargs)) if isinstance(leaf, Tensor)]

@@ -7,21 +7,22 @@ block by block where the network is a chain of blocks (`secateur.streaming`), so
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from secateur.activations import at_random, columns_of, matrix_of
-from secateur.chains import chain_of
+from secateur.chains import sound_chain
+from secateur.errors import BadCalibration
 from secateur.facts import LayerFacts
 from secateur.gates import Place, read_by
 from secateur.masks import Masks
 from secateur.solvers.least_squares import Correction, Moments, correction
-from secateur.streaming import Convoy, Stream, stages_of
+from secateur.streaming import Convoy, Stage, Stream, stages_of
 from secateur.task import Task
 
-__all__ = ["Fit", "repair_"]
+__all__ = ["Fit", "Refitted", "repair_"]
 
 _HUGE = 4.0  # times the median squared length of an output: what lies beyond counts less, by the square
 
@@ -44,6 +45,13 @@ class Fit:
     seed: int = 0
 
 
+class Refitted(NamedTuple):
+    """The weights that were refitted, in order; those that no batch reaches through a call of their layer."""
+
+    names: list[str]
+    unheard: list[str]
+
+
 def repair_(
     masked: nn.Module,
     dense: nn.Module,
@@ -52,7 +60,7 @@ def repair_(
     *,
     fit: Fit | None = None,
     on_progress: Progress | None = None,
-) -> list[str]:
+) -> Refitted:
     """Refit the layers of ``masked`` that lost inputs, in place.
 
     Args:
@@ -63,36 +71,44 @@ def repair_(
         fit: how many places are taken, and how the squares are damped.
         on_progress: called with (layers done, layers in all, layer).
 
-    Returns:
-        The weights that were refitted, in order.
-
     Raises:
         NeedsTask: there is no batch.
+        BadCalibration: a layer takes in or gives NaN or infinity.
     """
-    torn, fit, names, done = _torn(masked, masks), fit or Fit(), list[str](), 0
+    torn, fit, found, done = _torn(masked, masks), fit or Fit(), Refitted([], []), 0
     batches = list(task.each_batch("repair"))
     if not torn:
-        return names
-    chain = chain_of(masked, batches[0], task)
+        return found
+    chain = sound_chain(dense, batches, task)
     stages, calls = stages_of(masked, [*torn], chain, batches[0], task)
+    if late := tuple((path,) for path in torn if path not in calls):  # other batches may reach them
+        stages.append(Stage(block="", groups=late, last=True))
     convoy = Convoy([Stream(model, batches, task, chain) for model in (masked, dense)], stages)
     for stage in stages:
         for group in stage.groups:
-            lots = [_Lot(masked, dense, path, _alive(masks, torn[path]), fit) for path in group]
             if on_progress:
-                on_progress(done, len(calls), torn[group[0]][0])
-            for place in range(len(batches)):
-                now, before = (stream.inputs(stage, group, place) for stream in convoy.streams)
-                for lot in lots:
-                    if lot.path in now and lot.path in before:
-                        lot.add(now[lot.path], before[lot.path], place if len(batches) > 1 else None)
-            done += len(lots)
-            for lot in lots:
-                if made := lot.correction():
-                    _add(lot.module, made, lot.alive, masks, torn[lot.path][0])
-                    names.append(torn[lot.path][0])
+                on_progress(done, len(torn), torn[group[0]][0])
+            done += len(group)
+            for lot in _gathered(convoy, stage, [_Lot(masked, dense, p, _alive(masks, torn[p]), fit) for p in group]):
+                name, made = torn[lot.path][0], lot.correction()
+                if made:
+                    _add(lot.module, made, lot.alive, masks, name)
+                    found.names.append(name)
+                if not lot.batches:
+                    found.unheard.append(name)
         convoy.passed(stage)
-    return names
+    return found
+
+
+def _gathered(convoy: Convoy, stage: Stage, lots: "list[_Lot]") -> "list[_Lot]":
+    """The layers of a group, which take in the same, with what all batches say of them."""
+    streams = convoy.streams
+    for place in range(len(streams[0].batches)):
+        now, before = (stream.inputs(stage, [lot.path for lot in lots], place) for stream in streams)
+        for lot in lots:
+            if lot.path in now and lot.path in before:
+                lot.add(now[lot.path], before[lot.path], alone=len(streams[0].batches) == 1)
+    return lots
 
 
 def _torn(masked: nn.Module, masks: Masks) -> dict[str, Place]:
@@ -124,20 +140,29 @@ class _Lot:
         self._now = now[:, self._features]
         self._generator = torch.Generator().manual_seed(fit.seed)
         self._level: Tensor | None = None
+        self.batches = 0
 
-    def add(self, now: Tensor, before: Tensor, half: int | None) -> None:
-        """Take in a batch: of the half that ``half`` is of by parity, or cut in two where there is only this one."""
+    def add(self, now: Tensor, before: Tensor, *, alone: bool) -> None:
+        """Take in a batch: every other one is in the second half; the only one is cut in two."""
+        self.batches += 1
         seed = int(torch.randint(1 << 62, (), generator=self._generator))  # the same places in both
         here, there = (
             columns_of(layer, x, at_random(self._fit.samples, torch.Generator().manual_seed(seed))).double()
             for layer, x in ((self.module, now), (self._twin, before))
         )
         here, output = here[self._features], self._whole @ there
+        if not bool(here.isfinite().all() and output.isfinite().all()):
+            raise BadCalibration(
+                f"repair=True refits layers on what flows through them, and {self.path!r} sees NaN or infinite numbers; look for them in the "
+                "batches, or for sequences that are masked as a whole"
+            )
+        if alone and now.dim() > 1 and len(now) == 1:
+            return  # one example says nothing about others
         energy = output.square().sum(0)
         self._level = _usual(energy) if self._level is None else self._level
         parts = here, output - self._now @ here, (_HUGE * self._level / energy).clamp_max(1).square()
-        pieces = [parts] if half is not None else list(zip(*(part.chunk(2, -1) for part in parts), strict=True))
-        for at, piece in enumerate(pieces, half or 0):
+        pieces = [parts] if not alone else list(zip(*(part.chunk(2, -1) for part in parts), strict=True))
+        for at, piece in enumerate(pieces, self.batches):
             moments = Moments.of(*piece)
             self._halves[at % 2] = self._halves[at % 2] + moments if at % 2 in self._halves else moments
 

@@ -25,6 +25,7 @@ from secateur.task import Task
 __all__ = ["Convoy", "Stage", "Stream", "stages_of"]
 
 Listener = Callable[[str, Any], None]
+Source = tuple[int, int]  # which tensor, and how often it was changed in place
 
 
 @final
@@ -62,7 +63,7 @@ class Stream:
     batches: Sequence[Any]
     task: Task | None
     chain: Sequence[str] = ()
-    held: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    held: list[tuple[tuple[Any, ...], dict[str, Any]] | None] = field(default_factory=list)
 
     def enter(self) -> None:
         """Run up to the first block and keep what it takes in."""
@@ -75,9 +76,10 @@ class Stream:
 
         handle = first.register_forward_pre_hook(keep, with_kwargs=True)
         try:
-            for batch in self.batches:
+            for place, batch in enumerate(self.batches):
                 with _stopping(), leaving_no_trace(self.model):
                     run_batch(self.model, batch, self.task)
+                self.held += [None] * (place + 1 - len(self.held))  # this batch never comes to the chain
         finally:
             handle.remove()
 
@@ -85,7 +87,10 @@ class Stream:
         """Run ``block`` on what it takes in, and keep what it gives for the next."""
         module = self.model.get_submodule(block)
         for place in range(len(self.held)):
-            args, kwargs = self.held[place]
+            found = self.held[place]
+            if found is None:
+                continue
+            args, kwargs = found
             with leaving_no_trace(module):
                 out = first_of(module(*args, **kwargs))
             assert isinstance(out, Tensor)
@@ -112,7 +117,10 @@ class Stream:
         found: dict[str, Tensor] = {}
 
         def note(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-            found.setdefault(path, (args[0] if args else kwargs["input"]).detach())
+            if path not in found:
+                found[path] = (
+                    (args[0] if args else kwargs["input"]).detach().clone()
+                )  # code may change it in place later on
             if len(found) == len(paths):
                 raise _Enough
 
@@ -132,7 +140,10 @@ class Stream:
     def run(self, stage: Stage, place: int) -> Any:
         """Run ``stage`` on batch ``place``."""
         if stage.block:
-            args, kwargs = self.held[place]
+            found = self.held[place]
+            if found is None:
+                return None
+            args, kwargs = found
             return self.model.get_submodule(stage.block)(*args, **kwargs)
         return run_batch(self.model, self.batches[place], self.task)
 
@@ -184,16 +195,16 @@ def stages_of(
         batch: what it is run on.
         task: says how.
     """
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, Source]] = []
     alive: list[Any] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
         first = args[0] if args else next(iter(kwargs.values()), None)
         inner = getattr(module, "out_proj", None)
         alive.append(first)
-        seen.append((modules[module], id(first)))
+        seen.append((modules[module], (id(first), getattr(first, "_version", 0))))
         if isinstance(inner, nn.Module) and inner in modules:
-            seen.append((modules[inner], -len(seen)))
+            seen.append((modules[inner], (-len(seen), 0)))
 
     modules = {model.get_submodule(path): path for path in paths}
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
@@ -209,11 +220,11 @@ def stages_of(
     return _arranged(seen, chain), calls
 
 
-def _arranged(seen: list[tuple[str, int]], chain: Sequence[str]) -> list[Stage]:
+def _arranged(seen: list[tuple[str, Source]], chain: Sequence[str]) -> list[Stage]:
     def link_of(path: str) -> str:
         return next((link for link in chain if path == link or path.startswith(f"{link}.")), "")
 
-    groups: dict[tuple[str, int], list[str]] = {}
+    groups: dict[tuple[str, Source], list[str]] = {}
     for path, source in seen:
         if not any(path in group for group in groups.values()):
             groups.setdefault((link_of(path), source), []).append(path)

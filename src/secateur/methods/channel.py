@@ -105,7 +105,13 @@ class Channel:
         def chosen(found: Coupling) -> tuple[nn.Module, Masks]:
             nonlocal said
             masks, said = self._choose(model, found, task, example_inputs)
-            return self._repaired(model, masks, task) if self.repair else model, masks
+            if not self.repair:
+                return model, masks
+            repaired, unheard = self._repaired(model, masks, task)
+            said = (
+                (*said, f"Not refitted, since no batch calls them as layers: {', '.join(unheard)}") if unheard else said
+            )
+            return repaired, masks
 
         narrowed = narrow_what_agrees(model, coupling, example_inputs, chosen)
         return receipt(
@@ -121,12 +127,11 @@ class Channel:
             scores = _charged(scores, self.cost_weight, coupling, coupling.graph or model, example_inputs)
         return choose(model, coupling, scores, self.allocation, example_inputs=example_inputs, round_to=self.round_to)
 
-    def _repaired(self, model: nn.Module, masks: Masks, task: Task | None) -> nn.Module:
+    def _repaired(self, model: nn.Module, masks: Masks, task: Task | None) -> tuple[nn.Module, list[str]]:
         if task is None:
             raise NeedsTask("repair=True refits layers on what flows through them: pass task=sc.Task(batches)")
         masked = masks.apply_(copied(model))
-        repair_(masked, model, masks, task)
-        return masked
+        return masked, repair_(masked, model, masks, task).unheard
 
     def _said(self) -> str:
         charge = f" less {self.cost_weight:g} for each million MACs" if self.cost_weight else ""

@@ -18,6 +18,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from secateur.errors import BadCalibration
+
 __all__ = ["Correction", "Moments", "correction", "refit", "solve_right"]
 
 _MOST = 1e2  # damping, as a fraction of the mean diagonal: beyond it nothing moves
@@ -40,10 +42,16 @@ def refit(weight: Tensor, cross: Tensor, gram: Tensor, *, damping: float = 1e-4)
 
 
 def solve_right(right: Tensor, gram: Tensor, *, damping: float) -> Tensor:
-    """``right @ (gram + damping * mean(diagonal) * I)^-1`` in float64; more damping is tried where that is not positive definite."""
+    """``right @ (gram + damping * mean(diagonal) * I)^-1`` in float64; more damping is tried where that is not positive definite.
+
+    Raises:
+        BadCalibration: it holds NaN or infinity.
+    """
     matrix = gram.double()
     mean = matrix.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+    if not bool(matrix.isfinite().all() and right.isfinite().all()):
+        raise BadCalibration("the sums behind a least-squares fit are NaN or infinite")
     while True:
         factor, failed = torch.linalg.cholesky_ex(matrix + damping * mean * eye)
         if not failed:
