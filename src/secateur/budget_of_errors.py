@@ -93,6 +93,9 @@ def widths_of(
     Raises:
         OverBudget: it cannot be met.
     """
+    if not budget > 0 and units:
+        cheapest = sum(costs[name](min(max(1, min_kept), count)) for name, count in units.items())
+        raise OverBudget(f"nothing is left to spend on weights, and the smallest layers cost {cheapest:,.6g} together")
     levels = {name: _levels(curves[name], count, min_kept) for name, count in units.items()}
     errors = {name: [error for _, error in own] for name, own in levels.items()}
     asked = {name: [costs[name](kept) for kept, _ in own] for name, own in levels.items()}

@@ -67,9 +67,8 @@ class Calibration:
         self.batches = list(task.each_batch("layer-wise surgery"))
         refuse_constant(self.batches)
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
-        first = self.batches[0]
         self.chain = list(settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
-        self.stages, self.calls = stages_of(model, self.paths, self.chain, first, task)
+        self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task)
         self.silent = [path for path in self.paths if path not in self.calls]
         self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")
         self.importance: dict[str, Tensor] = {}
@@ -81,6 +80,11 @@ class Calibration:
     def said(self) -> tuple[str, ...]:
         """What the reader should know."""
         return (f"Never run on these batches, so pruned by magnitude: {', '.join(self.silent)}",) if self.silent else ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a loss, which may know labels, has weighed the errors."""
+        return bool(self.importance) and self.task.loss is not None
 
     def hears(self, name: str) -> bool:
         """Whether the layer of this parameter runs on the batches."""
@@ -197,12 +201,12 @@ class Calibration:
             if both:
                 streams.dense.listen(stage, paths, noting(before), self.calls, place)
             now = {name: calls for name, calls in now.items() if name in self.targets}
-            if place == 0:
-                found = shared_moments(now)
-            for moments in dict.fromkeys(found.values()):
-                for at, x in enumerate(now[moments.name]):
+            found |= shared_moments({name: calls for name, calls in now.items() if name not in found})
+            one_of = {found[name]: name for name in reversed(now)}  # of those that are multiplied with the same
+            for name in (name for name in now if one_of[found[name]] == name):
+                for at, x in enumerate(now[name]):
                     chosen = chosen_places(x.shape[2], self.settings.samples, generator)
-                    moments.add(x[:, :, chosen], before[moments.name][at][:, :, chosen] if both else None)
+                    found[name].add(x[:, :, chosen], before[name][at][:, :, chosen] if both else None)
             if place == len(self.batches) - 1 and paths[0] == self.first:
                 next(iter(found.values())).check_varied()
         return found

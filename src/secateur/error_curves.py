@@ -31,7 +31,8 @@ def budgeted(calibration: Calibration, units: Units, allocation: Global | Priced
     heard = {name: sizes[name] for name in sizes if calibration.hears(name)}
     silent = {name: kept_of(allocation.sparsity, sizes[name]) for name in sizes if name not in heard}
     curves = error_curves(calibration, heard, allocation.sparsity)
-    budget = kept_of(allocation.sparsity, units.total) - sum(silent.values())
+    least = max(1, allocation.min_kept) * len(heard)  # a weight of each stays, even where fewer were asked for
+    budget = max(least, kept_of(allocation.sparsity, units.total) - sum(silent.values()))
     found = widths_of(curves, heard, dict.fromkeys(heard, float), budget, min_kept=max(1, allocation.min_kept))
     return {name: (found | silent)[name] for name in sizes}
 

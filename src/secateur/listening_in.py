@@ -46,8 +46,9 @@ def imitated(rows: Tensor, crossed: Tensor, hessian: Tensor, damping: float) -> 
     """
     w, h, c = rows.double(), hessian.double().clone(), crossed.double().clone()
     added = damping * float(h.diagonal().mean())
-    if not added > 0:
+    if not float(h.diagonal().sum()) > 0:
         return rows
+    added = added or 1e-10 * float(h.diagonal().mean())
     while True:
         h.diagonal().add_(added)
         c.diagonal().add_(added)

@@ -80,21 +80,20 @@ def repair_(
     if not torn:
         return found
     chain = sound_chain(dense, batches, task)
-    stages, calls = stages_of(masked, [*torn], chain, batches[0], task)
-    if late := tuple((path,) for path in torn if path not in calls):  # other batches may reach them
-        stages.append(Stage(block="", groups=late, last=True))
+    stages, calls = stages_of(masked, [*torn], chain, batches, task)
+    found.unheard.extend(place[0] for path, place in torn.items() if path not in calls)
     convoy = Convoy([Stream(model, batches, task, chain) for model in (masked, dense)], stages)
     for stage in stages:
         for group in stage.groups:
             if on_progress:
-                on_progress(done, len(torn), torn[group[0]][0])
+                on_progress(done, len(calls), torn[group[0]][0])
             done += len(group)
             for lot in _gathered(convoy, stage, [_Lot(masked, dense, p, _alive(masks, torn[p]), fit) for p in group]):
                 name, made = torn[lot.path][0], lot.correction()
                 if made:
                     _add(lot.module, made, lot.alive, masks, name)
                     found.names.append(name)
-                if not lot.batches:
+                elif not lot.batches:
                     found.unheard.append(name)
         convoy.passed(stage)
     return found

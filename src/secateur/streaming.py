@@ -184,17 +184,31 @@ def _stopping() -> Iterator[None]:
 
 
 def stages_of(
-    model: nn.Module, paths: Sequence[str], chain: Sequence[str], batch: Any, task: Task | None
+    model: nn.Module, paths: Sequence[str], chain: Sequence[str], batches: Sequence[Any], task: Task | None
 ) -> tuple[list[Stage], dict[str, int]]:
-    """The stages of ``model`` and how often each layer is called: it is run once, whole, on ``batch``.
+    """The stages of ``model`` and how often each layer is called: it is run whole on the first batch, and on others for layers that it missed.
 
     Args:
         model: the network.
         paths: of the layers that are pruned.
         chain: of its blocks.
-        batch: what it is run on.
+        batches: what it is run on.
         task: says how.
     """
+    calls: dict[str, int] = {}
+    seen: list[tuple[str, Source]] = []
+    for batch in batches:
+        missed = [path for path in paths if path not in calls]
+        if missed:
+            fresh = _heard(model, missed, batch, task)
+            seen += fresh
+            for path, _ in fresh:
+                calls[path] = calls.get(path, 0) + 1
+    return _arranged(seen, chain), calls
+
+
+def _heard(model: nn.Module, paths: Sequence[str], batch: Any, task: Task | None) -> list[tuple[str, Source]]:
+    """Which of the layers run on a batch, in order, and on what."""
     seen: list[tuple[str, Source]] = []
     alive: list[Any] = []
 
@@ -214,10 +228,7 @@ def stages_of(
     finally:
         for handle in handles:
             handle.remove()
-    calls: dict[str, int] = {}
-    for path, _ in seen:
-        calls[path] = calls.get(path, 0) + 1
-    return _arranged(seen, chain), calls
+    return seen
 
 
 def _arranged(seen: list[tuple[str, Source]], chain: Sequence[str]) -> list[Stage]:

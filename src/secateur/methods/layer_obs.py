@@ -193,10 +193,11 @@ class LayerObs:
         return dict(self.allocation(units))
 
     def _said(self, calibration: Calibration) -> str:
+        labels = "labels weigh the errors of layers (Task.loss), nothing else" if calibration.labelled else "no labels"
         refitted = ", survivors solved for jointly" if self.refit else ""
         return (
             f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
-            f"damping {self.damping:g}, {len(calibration.batches)} batches without labels"
+            f"damping {self.damping:g}, {len(calibration.batches)} batches, {labels}"
         )
 
 
