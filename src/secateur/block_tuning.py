@@ -32,11 +32,13 @@ class Tuning:
         epochs: passes over the calibration batches.
         lr: Adam's rate at the start; it falls to a tenth as a cosine.
         seed: the order of batches.
+        left_alone: parameters that are not tuned.
     """
 
     epochs: int = 4
     lr: float = 3e-4
     seed: int = 0
+    left_alone: tuple[str, ...] = ()
 
 
 def tune_(stage: Stage, now: Stream, dense: Stream, masks: Mapping[str, Tensor], tuning: Tuning) -> tuple[float, float]:
@@ -71,7 +73,9 @@ def _descend(
     tuning: Tuning,
     spread: float,
 ) -> None:
-    parameters = list(block.parameters())
+    parameters = [p for name, p in block.named_parameters(prefix=stage.block) if name not in tuning.left_alone]
+    if not parameters:
+        return
     generator = torch.Generator().manual_seed(tuning.seed)
     total, step = tuning.epochs * len(goals), 0
     with _training_only(parameters, now.model):

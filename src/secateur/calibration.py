@@ -4,6 +4,7 @@ The dense network and the pruned one run side by side where the dense one is ask
 errors can be written down, so that a killed run takes up at the next stage: the data then run through the finished blocks once more.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.block_tuning import Tuning, tune_
 from secateur.chains import sound_chain
@@ -106,11 +108,12 @@ class Calibration:
                 journal.restore(key, pruned, done)
             else:
                 self._stage(stage, streams, pruned, counts, done)
-                if self.settings.tuning and stage.block and stage.groups:
+                tuned = stage.block if self.settings.tuning and stage.groups else ""
+                if self.settings.tuning and tuned:
                     change = tune_(stage, streams.now, streams.dense, done.masks, self.settings.tuning)
                     done.blocks.append({"name": stage.block, "before_tuning": change[0], "after": change[1]})
                 working += 1
-                journal.write(key, pruned, done, self._names(stage))
+                journal.write(key, pruned, done, self._names(stage), tuned)
             streams.passed(stage)
             if self.settings.progress:
                 left = (time.monotonic() - began) / max(working, 1) * (len(self.stages) - at - 1)
@@ -124,10 +127,12 @@ class Calibration:
     def _fingerprint(self, counts: Mapping[str, int]) -> str:
         """What must be the same for a run to be taken up."""
         plain = replace(self.settings, folder=None, progress=None)
-        first = self.model.get_parameter(next(iter(self.targets))).detach().double()
-        return (
-            f"{plain} {dict(counts)} {len(self.batches)} {float(first.sum()):.12g} {float(first.square().sum()):.12g}"
-        )
+        held = [
+            *self.model.state_dict().values(),
+            *(leaf for leaf in tree_leaves(self.batches) if isinstance(leaf, Tensor)),
+        ]
+        sums = [(float(t.double().sum()), float(t.double().square().sum())) for t in held if not t.is_complex()]
+        return f"{plain} {dict(counts)} {len(self.batches)} {hashlib.sha256(repr(sums).encode()).hexdigest()}"
 
     def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
         """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""

@@ -52,8 +52,8 @@ class Journal:
         """Whether this stage is finished."""
         return self.folder is not None and self._file(key).exists()
 
-    def write(self, key: str, model: nn.Module, done: Any, names: Sequence[str]) -> None:
-        """Write down the weights, biases, masks and errors of a stage."""
+    def write(self, key: str, model: nn.Module, done: Any, names: Sequence[str], tuned: str = "") -> None:
+        """Write down the weights, biases, masks and errors of a stage; all parameters of the block ``tuned``, which moves as a whole."""
         if self.folder is None:
             return
         tensors: dict[str, Tensor] = {}
@@ -63,14 +63,20 @@ class Journal:
             bias = f"{name.rpartition('.')[0]}.bias".lstrip(".")
             if bias in dict(model.named_parameters()):
                 tensors[bias] = model.get_parameter(bias).detach().cpu().contiguous()
+        if tuned:
+            moved = model.get_submodule(tuned).named_parameters(prefix=tuned)
+            tensors |= {name: p.detach().cpu().clone() for name, p in moved}
         rows = json.dumps([row for row in done.rows if row["name"] in set(names)])
+        blocks = json.dumps([row for row in done.blocks if tuned and row["name"] == tuned])
         with replacing(self._file(key)) as beside:
-            save_file(tensors, beside, metadata={"rows": rows})
+            save_file(tensors, beside, metadata={"rows": rows, "blocks": blocks})
 
     def restore(self, key: str, model: nn.Module, done: Any) -> None:
         """Bring a finished stage back."""
         with safe_open(self._file(key), "pt") as file, torch.no_grad():
-            done.rows += json.loads((file.metadata() or {}).get("rows", "[]"))
+            about = file.metadata() or {}
+            done.rows += json.loads(about.get("rows", "[]"))
+            done.blocks += json.loads(about.get("blocks", "[]"))
             for name in file.keys():  # noqa: SIM118  # not a dictionary
                 tensor = file.get_tensor(name)
                 if name.startswith(_MASK):

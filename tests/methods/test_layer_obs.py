@@ -231,3 +231,85 @@ def test_a_convolution_with_groups_is_repaired():
     plain = sc.prune(model, "magnitude", sparsity=0.5, scope="layer")
     assert found.masks.kept == plain.masks.kept
     assert (found.model(data[0]) - wanted).square().mean() < 0.5 * (plain.model(data[0]) - wanted).square().mean()
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.keep, self.out = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.out(torch.relu(self.keep(self.norm(x))))
+
+
+def test_a_tuned_run_that_was_killed_ends_the_same_and_leaves_alone_what_it_is_told_to(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(Normed() for _ in range(3)))
+    task = sc.Task(list(torch.randn(3, 20, 8)))
+
+    def killed(done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    how = {"sparsity": 0.5, "scope": "layer", "task": task, "tune": 3, "rate": 1e-2, "ignore": ["*.keep"]}
+    straight = sc.prune(net, "layer_obs", **how)
+    with pytest.raises(KeyboardInterrupt):
+        sc.prune(net, "layer_obs", folder=str(tmp_path), progress=killed, **how)
+    again = sc.prune(net, "layer_obs", folder=str(tmp_path), **how)
+    assert all(torch.equal(a, b) for a, b in zip(straight.model.parameters(), again.model.parameters(), strict=True))
+    assert len(again.report.settings["blocks"]) == 3
+    assert torch.equal(again.model[1].keep.weight, net[1].keep.weight)
+    assert not torch.equal(again.model[1].norm.weight, net[1].norm.weight)
+
+
+def test_other_weights_or_batches_are_another_run(tmp_path):
+    torch.manual_seed(0)
+    net, batches = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), list(torch.randn(2, 30, 8))
+    how = {"sparsity": 0.5, "folder": str(tmp_path)}
+    sc.prune(net, "layer_obs", task=sc.Task(batches), **how)
+    with pytest.raises(BadFile, match="another run"):
+        sc.prune(net, "layer_obs", task=sc.Task([2 * batch for batch in batches]), **how)
+    net[2].weight.data *= 2
+    with pytest.raises(BadFile, match="another run"):
+        sc.prune(net, "layer_obs", task=sc.Task(batches), **how)
+
+
+def test_an_operation_in_place_changes_nothing():
+    def net(*, inplace):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.ReLU(inplace=inplace),
+            nn.Conv2d(8, 8, 3),
+            nn.ReLU(inplace=inplace),
+            nn.Flatten(),
+            nn.Linear(32, 4),
+        )
+
+    task = sc.Task(list(torch.randn(2, 16, 3, 6, 6)))
+    one, other = (sc.prune(net(inplace=inplace), "layer_obs", sparsity=0.6, task=task) for inplace in (True, False))
+    assert one.masks == other.masks
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_experts_that_some_batches_do_not_call():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.experts = nn.Linear(8, 8), nn.ModuleList([nn.Linear(8, 4), nn.Linear(8, 4)])
+
+        def forward(self, x):
+            return self.experts[int(x[0, 0] > 0)](torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    batches = list(torch.randn(4, 32, 8))
+    for batch, sign in zip(batches, (-1, -1, 1, -1), strict=True):
+        batch[0, 0] = sign
+    pruned = sc.prune(Experts(), "layer_obs", sparsity=0.5, scope="layer", task=sc.Task(batches))
+    assert [row["samples"] for row in pruned.report.settings["layers"]] == [128, 96, 32]
+
+
+@pytest.mark.parametrize("option", [{"damping": float("nan")}, {"samples": 0}, {"tune": -1}, {"block": 0}])
+def test_options_that_make_no_sense(option):
+    with pytest.raises(BadSparsity, match="makes no sense"):
+        sc.methods.LayerObs(**option)

@@ -143,7 +143,7 @@ class BlockFisher:
         else:
             w = solve_on_support(w0, rows, mask, self.damping)
             if self.solver == "search":
-                w, mask = best_few(w0, rows, lambda v: choose(v.square()), damping=self.damping, start=w)
+                w, mask = best_few(w0, rows, lambda v: choose(v.square()), damping=self.damping, start=w, support=mask)
         unflattened_(student, names, w * mask)
         return Masks(_parts(mask, student, names)), seen
 

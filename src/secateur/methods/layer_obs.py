@@ -10,6 +10,7 @@ give. Nothing is ever run backwards unless budgets are weighed by gradients, and
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
@@ -98,6 +99,9 @@ class LayerObs:
         for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
             if getattr(self, name) not in words:
                 raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(words)}")
+        for name, least in (("damping", 0), ("samples", 1), ("block", 1), ("tune", 0), ("rate", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise BadSparsity(f"{name}={getattr(self, name)!r} makes no sense: it is a number of {least} or more")
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
         """Return a pruned copy of ``model`` with masks and receipt.
@@ -127,10 +131,14 @@ class LayerObs:
                 "bound": done.bound,
                 "batches": len(calibration.batches),
             },
-            notes=(*calibration.said(), *notes_on(pruned, masks)),
+            notes=(*calibration.said(), *self._untuned(done), *notes_on(pruned, masks)),
         )
         found = controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
         return Pruned(pruned, masks, replace(report, controls=found))
+
+    def _untuned(self, done: Done) -> list[str]:
+        lost = self.tune and not done.blocks
+        return ["Not tuned: no chain of blocks was found that runs alone; name them with blocks="] if lost else []
 
     def allot(self, model: nn.Module, task: Task | None) -> Callable[[Priced], Allocation]:
         """How to spend what others would spend by scores: by errors, measured once."""
@@ -150,7 +158,9 @@ class LayerObs:
                 "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
             )
         targets = surgical_targets(model, self.ignore)
-        return targets, Calibration(model, targets, task, self.settings())
+        return targets, Calibration(
+            model, targets, task, self.settings(_ignored(model, self.ignore) if self.tune else ())
+        )
 
     def _units(self, model: nn.Module, targets: dict[str, LayerFacts]) -> Units:
         scores = Scores(
@@ -163,8 +173,8 @@ class LayerObs:
             apart = self.targets == "apart"
             done.bound = bound_of(model, pruned, calibration.chain, done.rows, apart=apart, batches=calibration.batches)
 
-    def settings(self) -> Settings:
-        """What the calibration needs to know."""
+    def settings(self, left_alone: tuple[str, ...] = ()) -> Settings:
+        """What the calibration needs to know; ``left_alone``: what no tuning may move."""
         return Settings(
             granularity=self.granularity,
             solver=self.solver,
@@ -175,7 +185,7 @@ class LayerObs:
             block=self.block,
             samples=self.samples,
             blocks=self.blocks,
-            tuning=Tuning(epochs=self.tune, lr=self.rate, seed=self.seed) if self.tune else None,
+            tuning=Tuning(epochs=self.tune, lr=self.rate, seed=self.seed, left_alone=left_alone) if self.tune else None,
             folder=self.folder,
             seed=self.seed,
             progress=self.progress,
@@ -217,3 +227,10 @@ def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dic
             f"{type(model).__name__} has no layer with a rule for what it takes in; see secateur.inflow"
         )
     return found
+
+
+def _ignored(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> tuple[str, ...]:
+    """The parameters of the layers that ``ignore`` names."""
+    kept = {facts.module for facts in find_targets(model, ignore=ignore).values()}
+    modules = {facts.module for facts in find_targets(model).values()} - kept
+    return tuple(name for name, _ in model.named_parameters() if name.rpartition(".")[0] in modules)

@@ -52,6 +52,7 @@ def best_few(
     *,
     damping: float,
     start: Tensor | None = None,
+    support: Tensor | None = None,
     steps: int = 60,
 ) -> tuple[Tensor, Tensor]:
     """Weights and support of small Q.
@@ -62,13 +63,14 @@ def best_few(
         project: for weights, what stays (bool): the largest that are allowed.
         damping: above 0.
         start: sparse weights to start from; None: the largest of ``w0``.
+        support: where they may be other than zero, bool; None: where they are.
         steps: of thresholding at most.
 
     Returns:
         The weights, solved for jointly on their support, and the support.
     """
     n = len(rows)
-    mask = project(w0) if start is None else start != 0
+    mask = support if support is not None else project(w0) if start is None else start != 0
     w = solve_on_support(w0, rows, mask, damping)
     best, best_mask, least = w, mask, loss_of(w, w0, rows, damping)
     size, before, momentum = n / float(rows.square().sum(1).max()) / 4, w, 1.0
