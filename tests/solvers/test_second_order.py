@@ -198,6 +198,6 @@ def test_levels_are_the_best_of_all(offers, budget):
 
 def test_the_layer_that_is_hurt_more_keeps_more_and_the_total_is_exact():
     curves = {"a": ((0.25, 1.0), (0.5, 4.0), (0.75, 16.0)), "b": ((0.25, 9.0), (0.5, 36.0), (0.75, 144.0))}
-    counts = widths_of(curves, {"a": float, "b": float}, {"a": 1.0, "b": 1.0}, 100)
+    counts = widths_of(curves, {"a": 100, "b": 100}, {"a": float, "b": float}, 100)
     assert sum(counts.values()) == 100
     assert counts["b"] > 60
