@@ -32,7 +32,8 @@ class Network:
         judge: the score, higher is better, per cent.
         training: batches of one short training, from a seed.
         lr: its learning rate.
-        head: the layer that peers must leave alone.
+        head: the layer that peers must leave alone, with those that match ``held``: globs of layers whose widths they cannot change here
+            (shortcuts that pad with zeros, attention written by hand); narrower layers inside blocks are what they find.
         shares: the budgets; the training is at the last one.
         frozen: batch-norm statistics stay as they are in training: there are too few images for new ones.
     """
@@ -47,6 +48,7 @@ class Network:
     head: str
     shares: tuple[float, float] = (0.65, 0.5)
     frozen: bool = False
+    held: tuple[str, ...] = ()
 
 
 def resnet(depth: int, epochs: float) -> Network:
@@ -73,6 +75,7 @@ def resnet(depth: int, epochs: float) -> Network:
         training,
         0.02,
         "linear",
+        held=("conv1", "layer*.conv2"),
     )
 
 
@@ -138,7 +141,8 @@ def minilm(weights: Path, steps: int) -> Network:
     )  # at random: the file is sorted by genre, and the first rows are captions of videos
     calibration = [batch(chosen.tolist()) for chosen in torch.randperm(len(rows), generator=generator)[:128].split(16)]
     example = tuple(t[:2] for t in calibration[0][:2])
-    return Network(model, example, loss, calibration, judge, training, 1e-4, "")
+    held = ("*.attention.*", "*.output.dense")
+    return Network(model, example, loss, calibration, judge, training, 1e-4, "", held=held)
 
 
 def make(name: str, weights: Path, *, quick: bool) -> Network:

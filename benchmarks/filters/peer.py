@@ -1,6 +1,7 @@
 """Torch-Pruning at the same cost: its ratio is searched by halving until the network costs at most as many multiply-accumulates."""
 
 import copy
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -39,8 +40,10 @@ def _at(network: Network, case: tuple[str, str, bool], ratio: float) -> nn.Modul
         importance=importance,
         pruning_ratio=ratio,
         global_pruning=case[1] == "global",
-        ignored_layers=[model.get_submodule(network.head)] if network.head else [],
-        num_heads=_heads(model),
+        ignored_layers=[
+            m for path, m in model.named_modules() if path and (path == network.head or _held(network, path, m))
+        ],
+        num_heads={} if network.held else _heads(model),
     )
     if taylor:
         model.zero_grad()
@@ -50,6 +53,11 @@ def _at(network: Network, case: tuple[str, str, bool], ratio: float) -> nn.Modul
     if [t.shape for t in _outputs(model, network.example)] != before:
         raise RuntimeError("its outputs have another shape")
     return model
+
+
+def _held(network: Network, path: str, module: nn.Module) -> bool:
+    wide = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    return wide and any(fnmatch(path, glob) for glob in network.held)
 
 
 def _heads(model: nn.Module) -> dict[nn.Module, int]:
