@@ -25,7 +25,7 @@ from secateur.listening_in import bias_step, chosen_places, imitated, noting, re
 from secateur.moments import Moments
 from secateur.protocols import Granularity
 from secateur.streaming import Convoy, Stage, Stream, stages_of
-from secateur.surgery import Quota, operate
+from secateur.surgery import CONTROLS, Quota, operate
 from secateur.task import Task
 
 __all__ = ["Calibration", "Done", "Settings"]
@@ -161,14 +161,16 @@ class Calibration:
         facts, weight = self.targets[name], pruned.get_parameter(name)
         rows = as_rows(weight.detach(), facts, found.groups)
         bias = self._bias(name, pruned)
-        hessians = [found.hessian(g, centred=bias is not None) for g in range(len(rows))]
+        s = self.settings
+        published = s.solver in CONTROLS or (s.solver == "columns" and not s.refit)  # these leave biases as they are
+        centred = bias is not None and not published  # else the bias takes up the mean
+        hessians = [found.hessian(g, centred=centred) for g in range(len(rows))]
         goal = rows
         if found.cross is not None:
-            crossed = [found.crossed(g, centred=bias is not None) for g in range(len(rows))]
+            crossed = [found.crossed(g, centred=centred) for g in range(len(rows))]
             goal = torch.stack(
                 [imitated(w, c, h, self.settings.damping) for w, c, h in zip(rows, crossed, hessians, strict=True)]
             )
-        s = self.settings
         quota = Quota(
             name=name, facts=facts, like=weight.detach(), granularity=s.granularity, count=count, groups=len(rows)
         )
@@ -178,7 +180,7 @@ class Calibration:
             importance=self._weigh(name, len(rows)),
         )  # fmt: skip
         with torch.no_grad():
-            if bias is not None and s.solver not in ("activation", "magnitude", "random"):
+            if bias is not None and centred:
                 bias.add_(bias_step(found, rows, result.weights).to(bias.dtype))
             weight.copy_(from_rows(result.weights.to(weight.dtype), facts, weight))
         done.masks[name] = from_rows(result.mask, facts, weight).contiguous()

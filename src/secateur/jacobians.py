@@ -17,6 +17,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
+from secateur.gates import examples_in
 from secateur.task import Task
 
 __all__ = ["CURVATURES", "curvature_rows", "flat_weights", "flattened", "unflattened_"]
@@ -78,9 +79,14 @@ def curvature_rows(
     for batch in task.each_batch(who):
         with leaving_no_trace(model), torch.enable_grad():
             if kind == "empirical":
-                yield _gradients(model, own, batch, task, who=who, chunk=chunk), _length(batch)
+                yield _gradients(model, own, batch, task, who=who, chunk=chunk), examples_in(batch)
                 continue
             x = batch[0] if isinstance(batch, tuple | list) else batch
+            if not isinstance(x, Tensor):
+                raise NeedsTask(
+                    f"{who} with {kind!r} gradients calls the model on a batch's first entry, which has to be a tensor here, not "
+                    f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
+                )
             yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
 
 
@@ -143,8 +149,3 @@ class _Called:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
-
-
-def _length(batch: Any) -> int:
-    first = batch[0] if isinstance(batch, tuple | list) else batch
-    return len(first)

@@ -29,11 +29,11 @@ from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_on_support
 
-__all__ = ["SOLVERS", "Operation", "Quota", "operate"]
+__all__ = ["CONTROLS", "SOLVERS", "Operation", "Quota", "operate"]
 
 SOLVERS = ("columns", "exact", "split", "scores", "activation", "magnitude", "random")
 _EXACTLY = 3e8  # weights times features up to which all is done in float64
-_UNMOVED = ("activation", "magnitude", "random")
+CONTROLS = ("activation", "magnitude", "random")
 
 
 @final
@@ -140,13 +140,13 @@ def operate(
     damped = [damp(h.to(kind), damping, quota.name) for h in hessians]
     w = torch.where(torch.stack([d.dead for d in damped]).unsqueeze(1), 0, w)
     weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
-    if solver in _UNMOVED:
+    if solver in CONTROLS:
         mask = quota.choose(_plain(solver, w, hessians, generator) * (weigh if solver == "activation" else 1))
         moved, predicted = w * mask, _total(w * ~mask, [d.matrix for d in damped])
     else:
         mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
     refitted = predicted
-    if refit and solver not in _UNMOVED:
+    if refit and solver not in CONTROLS:
         moved = torch.stack(
             [refit_on_support(a, d.matrix, m, start=s) for a, d, m, s in zip(w, damped, mask, moved, strict=True)]
         )

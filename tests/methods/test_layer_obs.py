@@ -313,3 +313,14 @@ def test_experts_that_some_batches_do_not_call():
 def test_options_that_make_no_sense(option):
     with pytest.raises(BadSparsity, match="makes no sense"):
         sc.methods.LayerObs(**option)
+
+
+@pytest.mark.parametrize("solver", ["activation", "magnitude", "random", "columns"])
+def test_errors_are_the_measured_ones_where_biases_stay_as_they_are(solver):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(12, 5), 0.1 * torch.randn(200, 12) + 5
+    how = {"sparsity": 0.5, "scope": "layer", "solver": solver, "refit": False, "task": sc.Task([x])}
+    pruned = sc.prune(layer, "layer_obs", **how)
+    assert torch.equal(pruned.model.bias, layer.bias)
+    true = (pruned.model(x) - layer(x)).detach().square().sum(1).mean().item()
+    assert pruned.report.settings["layers"][0]["measured"] == pytest.approx(true, rel=1e-3)
