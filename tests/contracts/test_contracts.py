@@ -68,6 +68,7 @@ FILLED_IN = {  # what allocations need, by the names of their fields
     "family": Uniform,
     "budget": "energy:80%",
     "prices": tuple((name, ((100.0, 1.0), (float("inf"), 2.0))) for name in "abc"),
+    "curves": tuple((name, ((0.3, 1.0), (0.9, 9.0))) for name in "abc"),
     "harms": tuple((name, ((0.0, 0.0), (0.9, 1.0))) for name in "abc"),
 }
 
