@@ -1,11 +1,12 @@
 """What flows through a network on calibration data: the inputs of its layers, batch by batch, without labels or gradients."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import NeedsTask
 from secateur.examples import Example, device_of, leaving_no_trace
@@ -13,7 +14,7 @@ from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
 from secateur.task import Task
 
-__all__ = ["at_random", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch"]
+__all__ = ["at_random", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch", "run_hooked"]
 
 
 def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
@@ -24,6 +25,16 @@ def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     model(*example.args, **example.kwargs)
+
+
+def run_hooked(model: nn.Module, batch: Any, task: Task | None, hooks: Iterable[RemovableHandle]) -> None:
+    """`run_batch` without a trace, and take ``hooks`` off, whatever happens."""
+    try:
+        with leaving_no_trace(model):
+            run_batch(model, batch, task)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def fresh(batch: Any) -> Any:
@@ -92,9 +103,8 @@ def _samples(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
         zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
     ):
         patches = patches.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    return patches.movedim(
-        1, 1 + dims
-    ), 1 + dims  # [batch, channels, *places, *taps] -> [batch, *places, channels, *taps]
+    # [batch, channels, *places, *taps] -> [batch, *places, channels, *taps]
+    return patches.movedim(1, 1 + dims), 1 + dims
 
 
 def matrix_of(module: nn.Module) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.activations import run_batch
+from secateur.activations import run_hooked
 from secateur.examples import leaving_no_trace
 from secateur.task import Task
 
@@ -100,12 +100,7 @@ def _through(
         for path, block in zip(chain, blocks, strict=True)
     ]
     handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: after(out)))
-    try:
-        with leaving_no_trace(model):
-            run_batch(model, batch, task)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, batch, task, handles)
     return (kept[0], kept[1], kept[2]) if order == list(chain) and kept[2] is not None else None
 
 
@@ -196,10 +191,5 @@ def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
 
     handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in paths]
     handles += [m.register_forward_hook(after) for m in paths]
-    try:
-        with leaving_no_trace(model):
-            run_batch(model, batch, task)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, batch, task, handles)
     return list(calls.values())

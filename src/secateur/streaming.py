@@ -16,7 +16,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from secateur.activations import run_batch
+from secateur.activations import run_batch, run_hooked
 from secateur.chains import first_of
 from secateur.examples import leaving_no_trace
 from secateur.inflow import listening_to
@@ -222,12 +222,7 @@ def _heard(model: nn.Module, paths: Sequence[str], batch: Any, task: Task | None
 
     modules = {model.get_submodule(path): path for path in paths}
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
-    try:
-        with leaving_no_trace(model):
-            run_batch(model, batch, task)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, batch, task, handles)
     return seen
 
 
