@@ -61,7 +61,7 @@ def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str
 
 
 def sound_chain(model: nn.Module, batches: Sequence[Any], task: Task | None = None) -> list[str]:
-    """`chain_of` the first batch, if blocks that run alone give what they gave inside the network on all batches; else none.
+    """`chain_of` the first batch, if blocks that run alone give what they gave inside the network on every batch that is tried; else none.
 
     Args:
         model: run, without a trace.
@@ -73,9 +73,8 @@ def sound_chain(model: nn.Module, batches: Sequence[Any], task: Task | None = No
         return []
     step = max(1, -(-(len(batches) - 1) // (_TRIED - 1)))
     tried = [*batches[:-1:step], batches[-1]]
-    seen = [
-        _through(model, chain, batch, task) for batch in tried
-    ]  # all before the first is run again: blocks may hold state
+    # all of them before the first is run again: blocks may hold a state that the last batch left
+    seen = [_through(model, chain, batch, task) for batch in tried]
     return chain if all(found is not None and _replays(model, chain, *found) for found in seen) else []
 
 

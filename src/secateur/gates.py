@@ -56,9 +56,8 @@ def reader_inputs(readers: dict[nn.Module, Place]) -> Iterator[list[tuple[nn.Mod
         found = args[0] if args else kwargs.get("input")
         if not isinstance(found, Tensor):
             return None
-        own = (
-            found.view_as(found) if torch.is_grad_enabled() else found.clone()
-        )  # without gradients code may change it in place
+        # without gradients code may change it in place later on
+        own = found.view_as(found) if torch.is_grad_enabled() else found.clone()
         seen.append((module, own))
         return ((own, *args[1:]), kwargs) if args else (args, {**kwargs, "input": own})
 

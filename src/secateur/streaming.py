@@ -117,10 +117,8 @@ class Stream:
         found: dict[str, Tensor] = {}
 
         def note(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-            if path not in found:
-                found[path] = (
-                    (args[0] if args else kwargs["input"]).detach().clone()
-                )  # code may change it in place later on
+            if path not in found:  # a copy: code may change it in place later on
+                found[path] = (args[0] if args else kwargs["input"]).detach().clone()
             if len(found) == len(paths):
                 raise _Enough
 
