@@ -80,6 +80,28 @@ class TestSleep:
         for ours, by_hand in zip(model.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(ours, by_hand)
 
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_what_sleeps_takes_its_part_of_each_step(self, optimizer):
+        """One step from the same place: what is out moves by ``pace`` times what it moves by at full pace, the rest alike."""
+        moved = {}
+        for pace in (1.0, 0.25, None, 0.0):
+            model = convnet()
+            steps = OPTIMIZERS[optimizer](model.parameters())
+            sleep = Sleep(model, reading_places(model, sc.couple(model, X), X), steps, pace=pace)
+            sleep.fall_asleep({key: torch.arange(8) > 2 for key in sleep.keep})
+            before = model[3].weight.detach().clone(), sleep.state_dict()["whole"]["3.weight"]
+            model(X).square().mean().backward()
+            steps.step()
+            assert not model[3].weight[:, :3].any()
+            sleep.wake()
+            moved[pace] = (model[3].weight.detach() - before[1])[:, :3]
+            awake = model[3].weight.detach()[:, 3:]
+            assert torch.equal(awake, moved.setdefault("awake", awake))
+        assert moved[1.0].abs().min() > 0
+        assert torch.allclose(moved[0.25], moved[1.0] / 4, atol=1e-7)
+        assert torch.allclose(moved[None], moved[1.0] / 3, atol=1e-7)  # three sleep in each group
+        assert not moved[0.0].any()
+
     @pytest.mark.parametrize(
         "name",
         [

@@ -16,6 +16,10 @@ loss); the gate's derivative is not.
 along those that are out: ranked so, the two change places at every renewal.) So the last ``batches`` steps before each renewal run with
 all units in; their gradients go into the scores, averaged, and not into the weights. The authors' code does the same, but ranks by the
 last batch alone. ``memory`` carries scores over from renewal to renewal, so that masks settle; 0 is the paper's.
+
+**How fast what is out learns**: in the paper as fast as what is in (``pace=1``); in the authors' code not at all between renewals (0), since
+the gradient is masked there as well. At full pace, units that are out drift and come back wrong (`secateur.sleeping`), and the more so the
+more are out; so by default those of a group share one step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -57,6 +61,8 @@ class GDP:
         warmup: steps before the first ``every``.
         end_step: when masks are renewed for the last time and become fixed; None: after 60 % of the training, as in the authors' code.
         memory: how much of the last renewal's scores stays in the next one's, in [0, 1); 0 is the paper's.
+        pace: the part of the optimizer's steps that units take while they are out, in [0, 1]; 1 is the paper's, 0 that of the authors' code,
+            None: one by the number of units of their group that are out.
         criterion: another score, by name or object; then no step is spent on scoring, and `GDP.start` needs its task.
         scope: "global" (one ranking; with a budget, by score per cost), "layer", ...
         min_kept: units that stay in every group at least; without a floor, whole layers can vanish.
@@ -71,6 +77,7 @@ class GDP:
     warmup: int = 0
     end_step: int | None = None
     memory: float = 0.7
+    pace: float | None = None
     criterion: str | Criterion | None = None
     scope: str = "global"
     min_kept: int = 1
@@ -83,6 +90,10 @@ class GDP:
             raise BadSchedule(
                 f"every={self.every}, batches={self.batches}, warmup={self.warmup}: needs 1 <= batches < every, since those steps train "
                 "nothing, and warmup >= 0"
+            )
+        if self.pace is not None and not 0 <= self.pace <= 1:
+            raise BadSchedule(
+                f"pace={self.pace} must be in [0, 1]: the part of each step that units take while they are out"
             )
         if not 0 <= self.memory < 1:
             raise BadSchedule(
@@ -137,7 +148,7 @@ class GDPRun(Attached):
         self._before = profile(model, example_inputs, task=task)
         self._turnover = Turnover(
             model,
-            Sleep(model, reading_places(model, self._coupling, example_inputs), optimizer),
+            Sleep(model, reading_places(model, self._coupling, example_inputs), optimizer, pace=method.pace),
             optimizer,
             channels=self._channels,
             members=self._members,
@@ -230,6 +241,6 @@ def _said(method: GDP, criterion: Criterion | None, calendar: Calendar) -> str:
     share = method.budget or f"sparsity {method.sparsity:g}"
     judged = describe(criterion) if criterion else f"first-order Taylor over {method.batches} batches"
     return (
-        f"GDP, {judged}, memory {method.memory:g}, renewed every {calendar.every} steps from {calendar.warmup} to {calendar.end_step}, "
+        f"GDP, {judged}, memory {method.memory:g}, pace {'shared' if method.pace is None else f'{method.pace:g}'}, renewed every {calendar.every} steps from {calendar.warmup} to {calendar.end_step}, "
         f"scope {method.scope}, {share}, channels narrowed"
     )
