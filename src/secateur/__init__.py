@@ -7,6 +7,7 @@ from secateur.facts import LayerFacts
 from secateur.holding import Hold, hold
 from secateur.masks import Masks
 from secateur.narrowing import narrow
+from secateur.on_disk import prune_on_disk
 from secateur.planning import plan
 from secateur.profiling import compare, profile
 from secateur.pruning import prune
@@ -55,6 +56,7 @@ __all__ = [
     "plan",
     "profile",
     "prune",
+    "prune_on_disk",
     "recalibrate_",
     "runtime",
     "save",

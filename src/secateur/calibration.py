@@ -4,7 +4,6 @@ The dense network and the pruned one run side by side where the dense one is ask
 errors can be written down, so that a killed run takes up at the next stage: the data then run through the finished blocks once more.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.importance import importance_of
 from secateur.inflow import as_rows, from_rows
-from secateur.journal import Journal
+from secateur.journal import Journal, fingerprint
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, refuse_constant, row_of, shared_moments
 from secateur.moments import Moments
 from secateur.protocols import Granularity
@@ -47,6 +46,7 @@ class Settings:
     blocks: tuple[str, ...] | None = None
     tuning: Tuning | None = None
     folder: str | None = None
+    lean: bool = False
     seed: int = 0
     progress: Callable[[int, int, str, float], object] | None = None
 
@@ -99,7 +99,7 @@ class Calibration:
 
     def operate_(self, pruned: nn.Module, counts: Mapping[str, int]) -> Done:
         """Prune ``pruned`` in place, a copy of the dense model, keeping ``counts`` units of each parameter."""
-        done, journal = Done(), Journal(self.settings.folder, self._fingerprint(counts))
+        done, journal = Done(), Journal(self.settings.folder, self._fingerprint(counts), lean=self.settings.lean)
         began, working = time.monotonic(), 0
         streams = _Streams(self, pruned)
         for at, stage in enumerate(self.stages):
@@ -126,13 +126,9 @@ class Calibration:
 
     def _fingerprint(self, counts: Mapping[str, int]) -> str:
         """What must be the same for a run to be taken up."""
-        plain = replace(self.settings, folder=None, progress=None)
-        held = [
-            *self.model.state_dict().values(),
-            *(leaf for leaf in tree_leaves(self.batches) if isinstance(leaf, Tensor)),
-        ]
-        sums = [(float(t.double().sum()), float(t.double().square().sum())) for t in held if not t.is_complex()]
-        return f"{plain} {dict(counts)} {len(self.batches)} {hashlib.sha256(repr(sums).encode()).hexdigest()}"
+        plain = replace(self.settings, folder=None, progress=None, lean=False)
+        held = [*self.model.state_dict().values(), *tree_leaves(self.batches)]
+        return fingerprint(f"{plain} {dict(counts)} {len(self.batches)}", held)
 
     def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
         """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""

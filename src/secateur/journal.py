@@ -3,8 +3,9 @@
 One safetensors file a stage, whole or not there, and ``run.json`` that says which run it belongs to.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import BadFile
 from secateur.replacing import replacing
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "fingerprint"]
 
 _MASK = "mask/"
 
@@ -27,12 +28,14 @@ class Journal:
     Args:
         folder: made if it is not there.
         fingerprint: says which run this is.
+        lean: whether masks, once written, stay in their files, mapped.
 
     Raises:
         BadFile: the folder belongs to another run.
     """
 
-    def __init__(self, folder: str | None, fingerprint: str) -> None:
+    def __init__(self, folder: str | None, fingerprint: str, *, lean: bool = False) -> None:
+        self._lean = lean
         self.folder = None if folder is None else Path(folder)
         if self.folder is None:
             return
@@ -70,6 +73,9 @@ class Journal:
         blocks = json.dumps([row for row in done.blocks if tuned and row["name"] == tuned])
         with replacing(self._file(key)) as beside:
             save_file(tensors, beside, metadata={"rows": rows, "blocks": blocks})
+        if self._lean:
+            with safe_open(self._file(key), "pt") as file:  # its tensors are maps of the file
+                done.masks |= {name: file.get_tensor(f"{_MASK}{name}") for name in names}
 
     def restore(self, key: str, model: nn.Module, done: Any) -> None:
         """Bring a finished stage back."""
@@ -81,10 +87,25 @@ class Journal:
                 tensor = file.get_tensor(name)
                 if name.startswith(_MASK):
                     own = name.removeprefix(_MASK)
-                    done.masks[own] = tensor.to(model.get_parameter(own).device)
+                    done.masks[own] = tensor if self._lean else tensor.to(model.get_parameter(own).device, copy=True)
                 else:
                     model.get_parameter(name).copy_(tensor)
 
     def _file(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{key}.safetensors"
+
+
+def fingerprint(words: str, held: Iterable[Any]) -> str:
+    """What a run is told by: ``words``, and the sums of all tensors that it goes by."""
+    sums = [_sums(value) for value in held if isinstance(value, Tensor) and not value.is_complex()]
+    return f"{words} {hashlib.sha256(repr(sums).encode()).hexdigest()}"
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    """Of a tensor and of its squares, a piece at a time."""
+    total, squares = 0.0, 0.0
+    for piece in torch.split(tensor.detach().reshape(-1), 1 << 20):
+        exact = piece.double()
+        total, squares = total + float(exact.sum()), squares + float(exact.square().sum())
+    return total, squares

@@ -1,17 +1,47 @@
-"""Small parts of layer-wise surgery: who shares inputs, what is imitated, how the bias follows, what a receipt says of a layer."""
+"""Small parts of layer-wise surgery: what can be operated on, who shares inputs, what is imitated, how the bias follows, what a receipt says of a layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import BadCalibration
+from secateur.errors import BadCalibration, NothingToPrune
+from secateur.facts import LayerFacts
+from secateur.inflow import takes_part
 from secateur.moments import Moments
 from secateur.surgery import Operation
+from secateur.targets import Ignore, find_targets
 
-__all__ = ["bias_step", "chosen_places", "imitated", "noting", "refuse_constant", "row_of", "shared_moments"]
+__all__ = [
+    "bias_step",
+    "chosen_places",
+    "imitated",
+    "noting",
+    "refuse_constant",
+    "row_of",
+    "shared_moments",
+    "surgical_targets",
+]
+
+
+def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dict[str, LayerFacts]:
+    """The weights that are multiplied with something; look-up tables are left alone.
+
+    Raises:
+        NothingToPrune: there is none.
+    """
+    found = {
+        name: facts
+        for name, facts in find_targets(model, ignore=ignore).items()
+        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module))
+    }
+    if not found:
+        raise NothingToPrune(
+            f"{type(model).__name__} has no layer with a rule for what it takes in; see secateur.inflow"
+        )
+    return found
 
 
 def noting(into: dict[str, list[Tensor]]) -> Callable[[str, Mapping[str, Tensor]], None]:

@@ -26,10 +26,10 @@ from secateur.calibration import Calibration, Done, Settings
 from secateur.controls import controls_of
 from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted, priced_by_error
-from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
+from secateur.errors import BadSparsity, NeedsTask, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
-from secateur.inflow import takes_part
+from secateur.listening_in import surgical_targets
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.profiling import compare
@@ -38,7 +38,7 @@ from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.surgery import SOLVERS
-from secateur.targets import Ignore, find_targets
+from secateur.targets import Ignore, ignored_parameters
 from secateur.task import Task
 from secateur.units import Units
 
@@ -111,10 +111,28 @@ class LayerObs:
             BadCalibration: the batches hold NaN, or are constant.
             NothingToPrune, UnknownName, BadPattern, BadSparsity: see the parts.
         """
-        targets, calibration = self._prepared(model, task)
-        counts = self._counts(model, targets, calibration)
-        pruned = copy.deepcopy(model)
-        done = calibration.operate_(pruned, counts)
+        return self.into(model, copy.deepcopy(model), task=task, example_inputs=example_inputs)
+
+    def into(
+        self,
+        model: nn.Module,
+        pruned: nn.Module,
+        *,
+        task: Task | None = None,
+        example_inputs: Any = None,
+        lean: bool = False,
+    ) -> Pruned:
+        """Prune ``pruned``, a copy of ``model``, in place.
+
+        Args:
+            model: the dense network.
+            pruned: the same weights in memory of their own.
+            task: as in calling.
+            example_inputs: as in calling.
+            lean: hold no second copy of anything as large as the network: no controls, and masks stay in the files of ``folder``.
+        """
+        targets, calibration = self._prepared(model, task, lean=lean)
+        done = calibration.operate_(pruned, self._counts(model, targets, calibration))
         masks = Masks({name: done.masks[name] for name in targets})
         if self.norms:
             recalibrate_(pruned, calibration.inputs())
@@ -133,7 +151,7 @@ class LayerObs:
             },
             notes=(*calibration.said(), *self._untuned(done), *notes_on(pruned, masks)),
         )
-        found = controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
+        found = {} if lean else controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
         return Pruned(pruned, masks, replace(report, controls=found))
 
     def _untuned(self, done: Done) -> list[str]:
@@ -152,15 +170,18 @@ class LayerObs:
 
         return allot
 
-    def _prepared(self, model: nn.Module, task: Task | None) -> tuple[dict[str, LayerFacts], Calibration]:
+    def _prepared(
+        self, model: nn.Module, task: Task | None, *, lean: bool = False
+    ) -> tuple[dict[str, LayerFacts], Calibration]:
         if task is None:
             raise NeedsTask(
                 "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
             )
         targets = surgical_targets(model, self.ignore)
-        return targets, Calibration(
-            model, targets, task, self.settings(_ignored(model, self.ignore) if self.tune else ())
+        settings = replace(
+            self.settings(tuple(sorted(ignored_parameters(model, self.ignore))) if self.tune else ()), lean=lean
         )
+        return targets, Calibration(model, targets, task, settings)
 
     def _units(self, model: nn.Module, targets: dict[str, LayerFacts]) -> Units:
         scores = Scores(
@@ -209,28 +230,3 @@ class LayerObs:
             f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
             f"damping {self.damping:g}, {len(calibration.batches)} batches, {labels}"
         )
-
-
-def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dict[str, LayerFacts]:
-    """The weights that are multiplied with something; look-up tables are left alone.
-
-    Raises:
-        NothingToPrune: there is none.
-    """
-    found = {
-        name: facts
-        for name, facts in find_targets(model, ignore=ignore).items()
-        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module))
-    }
-    if not found:
-        raise NothingToPrune(
-            f"{type(model).__name__} has no layer with a rule for what it takes in; see secateur.inflow"
-        )
-    return found
-
-
-def _ignored(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> tuple[str, ...]:
-    """The parameters of the layers that ``ignore`` names."""
-    kept = {facts.module for facts in find_targets(model, ignore=ignore).values()}
-    modules = {facts.module for facts in find_targets(model).values()} - kept
-    return tuple(name for name, _ in model.named_parameters() if name.rpartition(".")[0] in modules)

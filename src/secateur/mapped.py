@@ -1,0 +1,167 @@
+"""Weights that stay in their safetensors files: mapped into memory, read when they are touched, given up again by the system when it needs room.
+
+A *private* map may be changed, and the file does not know of it. A *shared* map is the file: what is changed in memory is changed on the
+disk. Either way a network far larger than memory can be built, and run block by block.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import BadFile, WrongModel
+
+__all__ = ["files_in", "hollow", "mapped", "tensors_in"]
+
+_DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_INDEX = "*.safetensors.index.json"
+
+
+@contextmanager
+def hollow() -> Iterator[None]:
+    """Parameters that are made inside have a shape and no memory (the meta device); buffers are made as always.
+
+    >>> with hollow():
+    ...     layer = nn.BatchNorm1d(1000)
+    >>> layer.weight.device.type, layer.running_mean.device.type
+    ('meta', 'cpu')
+    """
+    plain = nn.Module.register_parameter
+
+    def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        plain(self, name, param)
+        if param is not None and param.device.type != "meta":
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = plain  # type: ignore[method-assign]
+
+
+def files_in(source: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint: a file, or a folder with an index or without.
+
+    Raises:
+        BadFile: there is none, or the index names one that is not there.
+    """
+    place = Path(source)
+    if place.is_file():
+        return [place]
+    indices = sorted(place.glob(_INDEX))
+    if len(indices) > 1:
+        raise BadFile(
+            f"{place} has {len(indices)} indices ({', '.join(i.name for i in indices)}): leave one checkpoint in it"
+        )
+    named = set(json.loads(indices[0].read_text())["weight_map"].values()) if indices else ()
+    files = [place / name for name in sorted(named)] if indices else sorted(place.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        what = f"lacks {', '.join(missing)}, which its index names" if missing else "holds no safetensors file"
+        raise BadFile(f"{place} {what}: pass a checkpoint, a file or a folder")
+    return files
+
+
+def tensors_in(file: Path, *, shared: bool = False) -> dict[str, Tensor]:
+    """The tensors of one file, by name, mapped; with ``shared`` what is written into them is written into the file.
+
+    Raises:
+        BadFile: it is no safetensors file, damaged, or of a layout that cannot be mapped.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        bytes_: Any = torch.UntypedStorage.from_file(str(file), shared, size)
+        return {name: _view(bytes_, entry, 8 + length, size) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadFile(f"{file} is no safetensors file that can be mapped ({type(error).__name__}: {error})") from error
+
+
+def _view(bytes_: torch.UntypedStorage, entry: Any, begin: int, size: int) -> Tensor:
+    dtype, shape = _DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
+    first, last = (begin + int(offset) for offset in entry["data_offsets"])
+    width = dtype.itemsize
+    count = 1
+    for n in shape:
+        count *= n
+    if min(shape, default=1) < 0 or last - first != count * width or not begin <= first <= last <= size:
+        raise ValueError(f"{shape} of {dtype} do not fit into bytes {first} to {last} of {size}")
+    if first % width:
+        raise ValueError(f"byte {first} is no place for {dtype}; write the file again with safetensors")
+    flat = torch.empty(0, dtype=dtype).set_(bytes_, first // width, (count,), (1,))
+    return flat.view(shape)
+
+
+def mapped(build: Callable[[], nn.Module] | nn.Module, source: str | Path, *, shared: bool = False) -> nn.Module:
+    """A network whose parameters and buffers lie in the files of ``source``, in eval mode.
+
+    Args:
+        build: makes the network; its parameters take no memory meanwhile. Or a network on the meta device, which is filled.
+        source: a safetensors file, or a folder of them as the Hugging Face hub lays it out.
+        shared: whether to change the network is to change the files.
+
+    Raises:
+        BadFile: see `files_in` and `tensors_in`; or a tensor is in two files.
+        WrongModel: the files are of another network, or something of this one is in no file.
+    """
+    model = build if isinstance(build, nn.Module) else _built(build)
+    found: dict[str, Tensor] = {}
+    for file in files_in(source):
+        fresh = tensors_in(file, shared=shared)
+        twice = sorted(fresh.keys() & found.keys())
+        if twice:
+            raise BadFile(f"{twice[0]!r} is in two files of {source}: leave one checkpoint in it")
+        found |= fresh
+    _fill(model, found, str(source))
+    return model.eval()
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    with hollow():
+        return build()
+
+
+def _fill(model: nn.Module, found: dict[str, Tensor], source: str) -> None:
+    own: dict[int, list[str]] = {}  # tied ones stand together
+    everything = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for name, tensor in everything.items():
+        own.setdefault(id(tensor), []).append(name)
+    state, missing = model.state_dict(keep_vars=True), []
+    for names in own.values():
+        named = next((name for name in names if name in found), None)
+        old = everything[names[0]]
+        if named is None:
+            if old.device.type == "meta" or any(name in state for name in names):
+                missing.append(names[0])
+            continue
+        new = found[named]
+        if new.shape != old.shape:
+            raise WrongModel(f"{named!r} is {list(new.shape)} in {source}, but {list(old.shape)} in this network")
+        placed = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        for name in names:
+            path, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(path), attribute, placed)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        some = ", ".join(sorted(found)[:3])
+        raise WrongModel(
+            f"{source} holds nothing for {', '.join(missing[:3])}{more} of {type(model).__name__} (it has {some}, ...): build the network that was "
+            "saved; buffers that no file holds need a function that builds it, not a network on the meta device"
+        )
