@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.activations import run_hooked
 from secateur.chains import chain_of
 from secateur.errors import UnknownLayer
 from secateur.examples import leaving_no_trace
@@ -50,10 +51,8 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
     if not chain:
         raise UnknownLayer(f"{type(model).__name__} is no chain of layers; diagonal='hutchinson' works for any network")
     loss = task.needs_loss("the recursion")
+    flow = _flow(model, list(path_of), task, batch)
     with leaving_no_trace(model), torch.enable_grad():
-        flow = [batch[0] if isinstance(batch, tuple | list) else batch]
-        for module in path_of:
-            flow.append(module(flow[-1].detach()).detach())
         first, second = _at_output(
             lambda out: loss(_Answer(out), batch),  # type: ignore[arg-type]
             flow[-1],
@@ -65,6 +64,28 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
                     found[f"{path_of[module]}.{name}"] = value
             first, second = _before(module, x, first, second, levenberg=levenberg)
     return found
+
+
+def _flow(model: nn.Module, chain: list[nn.Module], task: Task, batch: Any) -> list[Tensor]:
+    """What goes into each layer of the chain, and what comes out of the last, which is what the network gives.
+
+    Raises:
+        UnknownLayer: it gives something else.
+    """
+    given: list[Any] = []
+    run_hooked(model, batch, task, [model.register_forward_hook(lambda _m, _a, out: given.append(out))])
+    flow = [batch[0] if isinstance(batch, tuple | list) else batch]
+    with leaving_no_trace(model):
+        for module in chain:
+            flow.append(module(flow[-1].clone()).detach())
+    whole = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
+    if whole is None or whole.shape != flow[-1].shape or not torch.allclose(whole, flow[-1], rtol=1e-4, atol=1e-5):
+        names = ", ".join(type(module).__name__ for module in chain[:4])
+        raise UnknownLayer(
+            f"{type(model).__name__} computes more than its chain of {len(chain)} layers ({names}, ...), which is all that the recursion goes "
+            "through; diagonal='hutchinson' works for any network"
+        )
+    return flow
 
 
 class _Answer:
@@ -124,7 +145,7 @@ def _before(module: nn.Module, x: Tensor, first: Tensor, second: Tensor, *, leve
         return _pulled(module, x, first), _pulled(module, x, second) / (size[0] * size[1])
     if isinstance(module, _ELEMENTWISE):
         leaf = x.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(module(leaf).sum(), leaf, create_graph=True)
+        (slope,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf, create_graph=True)
         bend = torch.zeros_like(x)
         if slope.requires_grad and not levenberg:
             (bend,) = torch.autograd.grad(slope.sum(), leaf, allow_unused=True, materialize_grads=True)

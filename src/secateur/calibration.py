@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.block_tuning import Tuning, tune_
-from secateur.chains import sound_chain
+from secateur.chains import named_chain, sound_chain
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.importance import importance_of
 from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
-from secateur.listening_in import bias_step, chosen_places, imitated, noting, refuse_constant, row_of, shared_moments
+from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
 from secateur.protocols import Granularity
 from secateur.streaming import Convoy, Stage, Stream, stages_of
 from secateur.surgery import CONTROLS, Quota, operate
 from secateur.task import Task
+from secateur.vetting import refuse_constant
 
 __all__ = ["Calibration", "Done", "Settings"]
 
@@ -69,7 +70,7 @@ class Calibration:
         self.batches = list(task.each_batch("layer-wise surgery"))
         refuse_constant(self.batches)
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
-        self.chain = list(settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
+        self.chain = named_chain(model, settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
         self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task)
         self.silent = [path for path in self.paths if path not in self.calls]
         self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")

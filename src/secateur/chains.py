@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.activations import run_hooked
+from secateur.errors import UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.task import Task
 
-__all__ = ["chain_of", "first_of", "sound_chain"]
+__all__ = ["chain_of", "first_of", "named_chain", "sound_chain", "version_of"]
 
 _TRIED = 8  # batches on which a chain is tried at most, the first and the last among them
 
@@ -58,6 +59,32 @@ def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str
     sizes = {path: sum(p.numel() for p in module.parameters()) for path, module in model.named_modules()}
     best = max(chains, key=lambda chain: sum(sizes[call.path] for call in chain), default=[])
     return [call.path for call in best] if len(best) > 1 else []
+
+
+def named_chain(model: nn.Module, paths: Sequence[str]) -> list[str]:
+    """The paths of blocks that a user names.
+
+    Raises:
+        UnknownName: there is no such block, or one lies inside another.
+    """
+    known = {path for path, _ in model.named_modules()} - {""}
+    for path in paths:
+        if path not in known:
+            some = ", ".join(sorted(_path for _path, _ in _candidates(model))[:4]) or ", ".join(sorted(known)[:4])
+            raise UnknownName(
+                f"blocks= names {path!r}, but {type(model).__name__} has no such module; it has {some}, ..."
+            )
+    inside = [one for one in paths for other in paths if one.startswith(f"{other}.")]
+    if inside or len(set(paths)) < len(paths):
+        raise UnknownName(
+            f"blocks= names {inside[0] if inside else 'a block'!r} twice, alone or inside another block: name each once, in running order"
+        )
+    return list(paths)
+
+
+def version_of(value: Any) -> int:
+    """How often a tensor was changed in place; 0 where torch does not count (inference mode)."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def sound_chain(model: nn.Module, batches: Sequence[Any], task: Task | None = None) -> list[str]:
@@ -107,7 +134,7 @@ def _replays(
     model: nn.Module, chain: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any], last: Tensor
 ) -> bool:
     """Whether the blocks alone give the same, and leave what they are given as it is."""
-    versions = [leaf._version for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    versions = [version_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     flow = args
     try:
         for path in chain:
@@ -119,7 +146,7 @@ def _replays(
             flow = (out, *flow[1:])
     except (RuntimeError, TypeError, ValueError, AttributeError):
         return False
-    untouched = versions == [leaf._version for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    untouched = versions == [version_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     out = flow[0]
     return untouched and out.shape == last.shape and out.dtype == last.dtype and _close(out, last)
 
@@ -182,11 +209,11 @@ def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
             return
         first = args[0] if args and isinstance(args[0], Tensor) else None
         rest = [*args[1:], *tree_leaves(kwargs)]
-        calls[module] = _Call(paths[module], first, rest, starts=0 if first is None else first._version)
+        calls[module] = _Call(paths[module], first, rest, starts=version_of(first))
 
     def after(module: nn.Module, _args: Any, out: Any) -> None:
         calls[module].out = first = first_of(out)
-        calls[module].version = 0 if first is None else first._version
+        calls[module].version = version_of(first)
 
     handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in paths]
     handles += [m.register_forward_hook(after) for m in paths]

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from secateur.examples import leaving_no_trace
 from secateur.granularities.unstructured import Unstructured
 from secateur.masks import Masks
 from secateur.planning import select
@@ -55,7 +56,9 @@ def controls_of(
         scores = Scores(values, facts=facts)
         own = _ranked(kind, scores, sum(counts.values())) if together else counts
         control = kind.spread(select(kind.pool(scores), own), scores)
-        found[name] = float(task.evaluate(control.apply_(copy.deepcopy(model)).eval()))
+        masked = control.apply_(copy.deepcopy(model))
+        with leaving_no_trace(masked):
+            found[name] = float(task.evaluate(masked))
     return found
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from secateur.activations import fresh
+from secateur.errors import NeedsTask
 from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
@@ -40,10 +42,17 @@ def importance_of(
 
     def note(path: str, out: Any) -> Any:
         first = out[0] if isinstance(out, tuple) else out
-        if not first.requires_grad:
-            first = first.detach().requires_grad_(True)
-        outs.append((path, first))
-        handed = first.clone()  # what follows may change it in place
+        packed = isinstance(first, PackedSequence)
+        flow = first.data if packed else first
+        if flow.is_inference():
+            raise NeedsTask(
+                f"{path!r} runs in inference mode, where nothing is differentiated: pass scope='layer', which needs no gradients"
+            )
+        if not flow.requires_grad:
+            flow = flow.detach().requires_grad_(True)
+        outs.append((path, flow))
+        handed = flow.clone()  # what follows may change it in place
+        handed = first._replace(data=handed) if packed else handed
         return (handed, *out[1:]) if isinstance(out, tuple) else handed
 
     handles = [

@@ -19,6 +19,7 @@ from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
 from secateur.task import Task
+from secateur.vetting import vetted
 
 __all__ = ["CURVATURES", "curvature_rows", "flat_weights", "flattened", "unflattened_"]
 
@@ -54,6 +55,7 @@ def curvature_rows(
     who: str,
     seed: int = 0,
     chunk: int | None = 64,
+    most: int | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield ``(rows [k, weights], samples)`` batch by batch.
 
@@ -65,6 +67,7 @@ def curvature_rows(
         who: for messages.
         seed: for "sampled".
         chunk: samples whose derivatives are made together.
+        most: no batch is begun when so many samples were seen.
 
     Raises:
         NeedsTask: no batches, or no loss for "empirical".
@@ -76,7 +79,7 @@ def curvature_rows(
         raise NeedsTask(f"{who} needs data: pass task=sc.Task(batches)")
     generator = torch.Generator().manual_seed(seed)
     own = {name: model.get_parameter(name).detach() for name in names}
-    for batch in task.each_batch(who):
+    for batch in vetted(_up_to(task.each_batch(who), most)):
         with leaving_no_trace(model), torch.enable_grad():
             if kind == "empirical":
                 yield _gradients(model, own, batch, task, who=who, chunk=chunk), examples_in(batch)
@@ -88,6 +91,15 @@ def curvature_rows(
                     f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
                 )
             yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
+
+
+def _up_to(batches: Iterator[Any], most: int | None) -> Iterator[Any]:
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += examples_in(batch)
+        if most is not None and seen >= most:
+            return
 
 
 def _rows(

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from secateur.errors import BadCalibration, NothingToPrune
+from secateur.errors import NothingToPrune
 from secateur.facts import LayerFacts
 from secateur.inflow import takes_part
+from secateur.layers import facts_of
 from secateur.moments import Moments
 from secateur.surgery import Operation
 from secateur.targets import Ignore, find_targets
@@ -19,7 +19,6 @@ __all__ = [
     "chosen_places",
     "imitated",
     "noting",
-    "refuse_constant",
     "row_of",
     "shared_moments",
     "surgical_targets",
@@ -27,15 +26,16 @@ __all__ = [
 
 
 def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dict[str, LayerFacts]:
-    """The weights that are multiplied with something; look-up tables are left alone.
+    """The weights that are multiplied with something; look-up tables are left alone, also where a layer shares them.
 
     Raises:
         NothingToPrune: there is none.
     """
+    tables = {id(m.get_parameter(a)) for m in model.modules() for a, f in facts_of(m).items() if f.kind == "embedding"}
     found = {
         name: facts
         for name, facts in find_targets(model, ignore=ignore).items()
-        if facts.kind != "embedding" and takes_part(model.get_submodule(facts.module))
+        if id(model.get_parameter(name)) not in tables and takes_part(model.get_submodule(facts.module))
     }
     if not found:
         raise NothingToPrune(
@@ -112,29 +112,3 @@ def row_of(name: str, result: Operation, samples: int, rows: Tensor) -> dict[str
         "dense_norm": float(rows.double().square().sum().sqrt()),
         **result.notes,
     }
-
-
-def refuse_constant(batches: Sequence[Any]) -> None:
-    """Refuse data that cannot say anything.
-
-    Raises:
-        BadCalibration: a batch holds NaN or infinite numbers, or all numbers of all batches are the same.
-    """
-    lows, highs = [], []
-    for at, batch in enumerate(batches):
-        first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-        for leaf in tree_leaves(first):
-            if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype == torch.bool:
-                continue
-            if not bool(torch.isfinite(leaf).all()):
-                bad = int((~torch.isfinite(leaf)).sum())
-                raise BadCalibration(
-                    f"calibration batch {at} holds {bad:,} NaN or infinite numbers of {leaf.numel():,}: every Hessian would be NaN; clean the data"
-                )
-            lows.append(float(leaf.min()))
-            highs.append(float(leaf.max()))
-    if lows and len(set(lows + highs)) == 1:
-        raise BadCalibration(
-            f"every number of the {len(batches)} calibration batches is {lows[0]:g}: constant data say nothing about which weights matter; "
-            "pass real inputs in Task(batches=...)"
-        )

@@ -29,6 +29,8 @@ class Moments:
     cross: Tensor | None = None  # sum of before now^T
     now: Tensor | None = None  # sum of now, [groups, features]
     before: Tensor | None = None
+    low: Tensor | None = None  # of each feature, [groups, features]
+    high: Tensor | None = None
 
     @property
     def groups(self) -> int:
@@ -50,6 +52,12 @@ class Moments:
                 "check the batches of the task, and that the network runs on them in this type"
             )
         self.samples += x.shape[2]
+        low, high = x.aminmax(dim=2)
+        self.low = low if self.low is None else self.low.minimum(low)
+        self.high = high if self.high is None else self.high.maximum(high)
+        if x.dtype == torch.float32 and x.device.type != "mps" and _far_from_zero(x, total):
+            x = x.double()  # a small spread around a large mean drowns in float32 squares
+            total = x.sum(2)
         self.gram = self._sum(self.gram, x @ x.mT)
         self.now = self._sum(self.now, total)
         if dense is not None:
@@ -91,13 +99,17 @@ class Moments:
         Raises:
             BadCalibration: all samples are the same.
         """
-        assert self.gram is not None
-        assert self.now is not None
-        energy = float(self.gram.diagonal(dim1=1, dim2=2).sum()) / self.samples
-        mean = float((self.now / self.samples).square().sum())
-        if energy - mean <= 1e-6 * energy:  # the rounding of float32 products
-            same = "nothing but zeros" if energy == 0 else "the same numbers every time"
+        assert self.low is not None
+        assert self.high is not None
+        if torch.equal(self.low, self.high):
+            same = "the same numbers every time" if self.high.any() else "nothing but zeros"
             raise BadCalibration(
                 f"{self.name!r}, the first layer, takes in {same} ({self.samples:,} samples): constant calibration data say nothing about "
                 "which weights matter; pass real inputs in Task(batches=...)"
             )
+
+
+def _far_from_zero(x: Tensor, total: Tensor) -> bool:
+    """Whether some feature's mean is a hundred times its spread or more."""
+    square, mean = x.square().sum(2), total.square() / x.shape[2]
+    return bool(((mean > 0) & (square - mean < 1e-4 * square)).any())

@@ -172,6 +172,11 @@ def _of_masks(
 def _within(method: Any, amount: Amount, model: nn.Module, task: Task | None, example_inputs: Any) -> Pruned:
     """Single weights, rows, blocks, ... within a budget."""
     assert amount.budget is not None
+    if amount.scope != "global":
+        said = repr(amount.scope) if isinstance(amount.scope, str) else describe(amount.scope)
+        raise BadSparsity(
+            f"a budget spends on all layers together wherever it buys most, so scope={said} has no say; leave one of them out"
+        )
     if method.granularity.quota is not None:
         raise BadSparsity(
             f"granularity {describe(method.granularity)!r} says how much stays in every layer, so a budget has no say; leave it out"
@@ -203,6 +208,11 @@ def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
         return None
     found = find("methods", method)
     own = getattr(found, "by_name", None)
+    if own == "any" and granularity == "channel":
+        raise UnknownName(
+            f"the method {method!r} sets weights to zero and keeps all widths; to take channels out, rank them by a criterion, e.g. "
+            "'reconstruction' or 'taylor_map' with granularity='channel' and repair=True"
+        )
     if own is not None and own not in ("any", granularity):
         raise UnknownName(f"the method {method!r} takes whole units out: pass granularity={own!r} and example_inputs=")
     return None if own is None else found

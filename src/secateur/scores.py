@@ -37,6 +37,7 @@ class Scores:
         facts: how each parameter is laid out; without it ``[out, in, ...]`` is taken.
         channels: ``(parameter, dimension)`` to evidence per index, ``[size]`` or ``[size, examples]``; where it is given, ``values``
             only say shapes, ``each`` is not applied, and ``finish`` also reduces the examples.
+        said: what it was found with, for the receipt: labels, samples.
         average: whether the evidence of a unit that sits in several places is averaged over them or added.
     """
 
@@ -46,6 +47,7 @@ class Scores:
     facts: Mapping[str, LayerFacts] = field(default_factory=dict)
     channels: Mapping[tuple[str, int], Tensor] | None = None
     average: bool = True
+    said: str = ""
 
     def per_weight(self, granularity: str) -> Mapping[str, Tensor]:
         """The evidence per weight.

@@ -17,7 +17,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from secateur.activations import run_batch, run_hooked
-from secateur.chains import first_of
+from secateur.chains import first_of, version_of
 from secateur.examples import leaving_no_trace
 from secateur.inflow import listening_to
 from secateur.task import Task
@@ -214,7 +214,7 @@ def _heard(model: nn.Module, paths: Sequence[str], batch: Any, task: Task | None
         first = args[0] if args else next(iter(kwargs.values()), None)
         inner = getattr(module, "out_proj", None)
         alive.append(first)
-        seen.append((modules[module], (id(first), getattr(first, "_version", 0))))
+        seen.append((modules[module], (id(first), version_of(first))))
         if isinstance(inner, nn.Module) and inner in modules:
             seen.append((modules[inner], (-len(seen), 0)))
 

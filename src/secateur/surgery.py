@@ -197,6 +197,8 @@ def _choices(
 ) -> Sequence[ColumnChoice | Tensor]:
     """What the columns are to keep, for each group: so many, or a mask."""
     words = quota.columns(0)
+    if words is not None and (w.shape[1] % words.rows or w.shape[2] % words.columns):
+        words = None  # blocks do not fit into a group of rows: they are ranked once
     if len(w) == 1 and words is not None and solver in ("columns", "split"):
         return [replace(words, count=quota.count * words.rows * words.columns)]
     inverses = [inverse(d.matrix) for d in damped]

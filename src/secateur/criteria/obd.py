@@ -14,7 +14,7 @@ Where curvature is negative its size counts: such a weight sits on a ridge and i
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.backward_curvature import recursive_diagonal
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
+from secateur.gates import examples_in
 from secateur.jacobians import CURVATURES, curvature_rows
 from secateur.protocols import Targets
 from secateur.scores import Scores
 from secateur.task import Task
+from secateur.vetting import vetted
 
 __all__ = ["Obd"]
 
 _OWN = ("hutchinson", "exact", "recursion", "levenberg")
 _CHUNK = 64
+_LABELS = {"squared": "no labels", "cross_entropy": "no labels", "sampled": "labels drawn from the model"}
 
 
 @final
@@ -49,6 +52,8 @@ class Obd:
     probes: int = 8
     seed: int = 0
 
+    controlled: ClassVar[bool] = True  # receipts put magnitude and random beside it
+
     def __post_init__(self) -> None:
         if self.diagonal not in (*_OWN, *CURVATURES):
             raise UnknownName(f"diagonal={self.diagonal!r} is not known: use one of {', '.join((*_OWN, *CURVATURES))}")
@@ -64,28 +69,30 @@ class Obd:
             raise NeedsTask(
                 "optimal brain damage needs data: pass task=sc.Task(batches, loss=lambda model, batch: ...)"
             )
-        total: dict[str, Tensor] = {}
-        batches = 0
-        for found in self._diagonals(model, targets, task):
-            batches += 1
-            for name in targets:
-                total[name] = total[name] + found[name] if name in total else found[name]
         weights = {name: model.get_parameter(name).detach() for name in targets}
-        return Scores({n: (total[n] / batches).abs().detach() * w.square() / 2 for n, w in weights.items()})
+        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        samples = 0
+        for found, size in self._diagonals(model, targets, task):
+            samples += size
+            for name in total.keys() & found.keys():  # what is in no chain that gives the output changes nothing
+                total[name] += found[name].detach() * size
+        said = f"{_LABELS.get(self.diagonal, 'the labels of the task')}, {samples} samples"
+        return Scores({n: (total[n] / samples).abs() * w.square() / 2 for n, w in weights.items()}, said=said)
 
-    def _diagonals(self, model: nn.Module, targets: Targets, task: Task) -> Iterator[Mapping[str, Tensor]]:
+    def _diagonals(self, model: nn.Module, targets: Targets, task: Task) -> Iterator[tuple[Mapping[str, Tensor], int]]:
+        """Of the mean loss over each batch, and how many samples that has."""
         names = list(targets)
         if self.diagonal in CURVATURES:
             for rows, samples in curvature_rows(
                 model, names, task, self.diagonal, who="optimal brain damage", seed=self.seed
             ):
-                yield _shaped(rows.square().sum(0) / samples, model, names)
+                yield _shaped(rows.square().sum(0) / samples, model, names), samples
             return
         loss = task.needs_loss("optimal brain damage")
         generator = torch.Generator().manual_seed(self.seed)
-        for batch in task.each_batch("optimal brain damage"):
+        for batch in vetted(task.each_batch("optimal brain damage")):
             if self.diagonal in ("recursion", "levenberg"):
-                yield recursive_diagonal(model, task, batch, levenberg=self.diagonal == "levenberg")
+                yield recursive_diagonal(model, task, batch, levenberg=self.diagonal == "levenberg"), examples_in(batch)
                 continue
             with (
                 leaving_no_trace(model),
@@ -96,7 +103,7 @@ class Obd:
                 gradients = torch.autograd.grad(
                     loss(model, batch), own, create_graph=True, allow_unused=True, materialize_grads=True
                 )
-                yield dict(zip(names, self._diagonal(gradients, own, generator), strict=True))
+                yield dict(zip(names, self._diagonal(gradients, own, generator), strict=True)), examples_in(batch)
 
     def _diagonal(self, gradients: tuple[Tensor, ...], own: list[Tensor], generator: torch.Generator) -> list[Tensor]:
         if self.diagonal == "exact":

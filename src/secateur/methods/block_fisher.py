@@ -150,12 +150,10 @@ class BlockFisher:
     def _gradients(self, student: nn.Module, names: list[str], task: Task) -> tuple[Tensor, int]:
         found, seen = [], 0
         for rows, samples in curvature_rows(
-            student, names, task, self.curvature, who="the Fisher matrix", seed=self.seed
+            student, names, task, self.curvature, who="the Fisher matrix", seed=self.seed, most=self.samples
         ):
             found.append(rows.float() if rows.element_size() < 4 else rows)
             seen += samples
-            if seen >= self.samples:
-                break
         each = max(1, round(sum(map(len, found)) / seen))  # rows of a sample
         rows = torch.cat(found)[: self.samples * each]
         return rows * each**0.5, min(seen, self.samples)  # the mean over rows is then the sum over a sample's rows

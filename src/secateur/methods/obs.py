@@ -113,7 +113,7 @@ class Obs:
                 f"{total:,} weights need an inverse Hessian of {total**2 * 8 / 1e9:,.1f} GB; above {_MOST:,} use 'block_fisher' or 'layer_obs'"
             )
         keep = self._keep(model, targets)
-        alive, trace = self._operate(student, names, task, keep, retrain)
+        alive, trace, samples = self._operate(student, names, task, keep, retrain)
         masks = Masks(_split(alive, student, names))
         masks.apply_(student)
         report = compare(
@@ -121,7 +121,7 @@ class Obs:
             student,
             example_inputs,
             task=task,
-            method=self._said(),
+            method=self._said(samples),
             settings={"stages": trace},
             notes=notes_on(student, masks),
         )
@@ -135,14 +135,14 @@ class Obs:
         task: Task,
         keep: int,
         retrain: Callable[[nn.Module, Masks], object] | None,
-    ) -> tuple[Tensor, list[dict[str, float]]]:
-        """Which weights are alive in the end, and what each stage did."""
+    ) -> tuple[Tensor, list[dict[str, float]], int]:
+        """Which weights are alive in the end, what each stage did, and how many samples it looked at."""
         alive = torch.ones_like(flat_weights(student, names), dtype=torch.bool)
         trace: list[dict[str, float]] = []
-        inverse, rises, stage = torch.empty(0), 0.0, 0
+        inverse, samples, rises, stage = torch.empty(0), 0, 0.0, 0
         while int(alive.sum()) > max(keep, 0):
             if stage % self.refresh == 0 or retrain:
-                inverse = self._inverse(student, names, alive, task)
+                inverse, samples = self._inverse(student, names, alive, task)
             weights, count = flat_weights(student, names), min(self.each, int(alive.sum()) - keep)
             fresh, rise, left = _stage(weights, inverse, alive.clone(), count)
             if self.most_rise is not None and rises + rise > self.most_rise:
@@ -161,16 +161,16 @@ class Obs:
             trace.append(
                 {"left": int(alive.sum()), "predicted": rise} | ({} if quality is None else {"quality": quality})
             )
-        return alive, trace
+        return alive, trace, samples
 
-    def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> Tensor:
+    def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:
         rows, samples = [], 0
         for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", seed=self.seed):
             rows.append(part.double() * alive)
             samples += count
         make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
         found = make(torch.cat(rows), samples, self.alpha)
-        return found.masked_fill(~(alive.unsqueeze(0) & alive.unsqueeze(1)), 0)
+        return found.masked_fill(~(alive.unsqueeze(0) & alive.unsqueeze(1)), 0), samples
 
     def _keep(self, model: nn.Module, targets: Targets) -> int:
         if self.allocation is None:
@@ -178,12 +178,12 @@ class Obs:
         values = {name: model.get_parameter(name).detach() for name in targets}
         return sum(self.allocation(self.granularity.pool(Scores(values, each=torch.abs, facts=targets))).values())
 
-    def _said(self) -> str:
+    def _said(self, samples: int) -> str:
         stops = [describe(self.allocation)] if self.allocation else []
         stops += [f"floor {self.floor:g}"] if self.floor is not None else []
         stops += [f"predicted rise up to {self.most_rise:g}"] if self.most_rise is not None else []
         labels = "the task's labels" if self.curvature == "empirical" else "no labels"
-        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}), damping {self.alpha:g}, until {', '.join(stops)}"
+        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {self.alpha:g}, until {', '.join(stops)}"
 
 
 def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int) -> tuple[Tensor, float, Tensor]:

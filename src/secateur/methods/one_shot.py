@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import nn
 
+from secateur.controls import controls_of
 from secateur.granularities.unstructured import Unstructured
 from secateur.names import standing
 from secateur.notes import describe, notes_on
@@ -46,16 +47,21 @@ class OneShot:
         Raises:
             NothingToPrune, UnknownName, BadPattern, BadScores, BadSparsity, NeedsTask: see the parts.
         """
-        masks = plan(self.scores(model, task), self.granularity, self.allocation)
+        scores = self.scores(model, task)
+        masks = plan(scores, self.granularity, self.allocation)
         after = masks.apply_(copy.deepcopy(model))
+        said = f", {scores.said}" if scores.said else ""
         report = compare(
             model,
             after,
             example_inputs,
             task=task,
-            method=f"one-shot, {describe(self.criterion)}, {describe(self.granularity)}, {describe(self.allocation)}",
+            method=f"one-shot, {describe(self.criterion)}{said}, {describe(self.granularity)}, {describe(self.allocation)}",
             notes=notes_on(model, masks),
         )
+        if getattr(self.criterion, "controlled", False):
+            found = controls_of(model, scores.facts, masks, task, granularity=self.granularity)
+            report = replace(report, controls=found)
         return Pruned(after, masks, report)
 
     def scores(self, model: nn.Module, task: Task | None) -> Scores:

@@ -1,0 +1,199 @@
+"""Second order on networks and data that are not as the books have them: mended or refused, each by name."""
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur.criteria.obd import Obd
+from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownLayer, UnknownName
+from secateur.targets import find_targets
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 8))
+
+
+def labelled(inputs=None):
+    generator = torch.Generator().manual_seed(1)
+    batches = [
+        (
+            torch.randn(32, 16, generator=generator) if inputs is None else inputs,
+            torch.randint(8, (32,), generator=generator),
+        )
+        for _ in range(3)
+    ]
+    return sc.Task(batches, loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]))
+
+
+def plain(*shape):
+    generator = torch.Generator().manual_seed(1)
+    return sc.Task([torch.randn(*shape, generator=generator) for _ in range(4)])
+
+
+class Around(nn.Module):
+    """The chain, and what a subclass makes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seq, self.extra = net(), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return self.finish(self.seq(x), x)
+
+    def finish(self, out, x):
+        return out + self.extra(x)
+
+
+class Scaled(Around):
+    def finish(self, out, _):
+        return 100 * out
+
+
+class Named(Around):
+    def finish(self, out, _):
+        return {"logits": out}
+
+
+@pytest.mark.parametrize("diagonal", ["recursion", "levenberg"])
+class TestRecursion:
+    def test_a_chain_that_is_not_the_whole_network_is_refused(self, diagonal):
+        with pytest.raises(UnknownLayer, match="computes more than its chain of 3 layers"):
+            sc.prune(Around(), "obd", diagonal=diagonal, sparsity=0.5, task=labelled())
+
+    def test_operations_in_place_change_nothing(self, diagonal):
+        model = net()
+        wanted = sc.prune(model, "obd", diagonal=diagonal, sparsity=0.5, task=labelled()).masks
+        model[1].inplace = True
+        found = sc.prune(model, "obd", diagonal=diagonal, sparsity=0.5, task=labelled()).masks
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("diagonal", ["hutchinson", "exact", "recursion", "empirical"])
+def test_batches_count_by_their_size(diagonal):
+    """The same 48 examples in batches of 16 and in batches of 40 and 8."""
+    x, y = labelled().batches[0]
+    x, y = torch.cat([x, x[:16] + 1]), torch.cat([y, y[:16]])
+    found = []
+    for sizes in ((16, 16, 16), (40, 8)):
+        batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
+        task = sc.Task(batches, loss=labelled().loss)
+        criterion = Obd(diagonal=diagonal, probes=2000)
+        found.append(criterion(net(), find_targets(net()), task).values["2.weight"])
+    if diagonal == "hutchinson":  # one draw by another, so only as a whole
+        assert found[0].sum() == pytest.approx(float(found[1].sum()), rel=0.05)
+    else:
+        assert (found[0] - found[1]).abs().max() <= 1e-4 * found[0].max()
+
+
+def test_receipts_say_labels_and_samples_and_have_controls():
+    task = labelled()
+    judged = sc.Task(task.batches, loss=task.loss, evaluate=lambda m: -float(task.loss(m, task.batches[0])))
+    for method, words in (("obd", "labels of the task, 96 samples"), ("obs", "no labels, 96 samples")):
+        report = sc.prune(net(), method, sparsity=0.5, task=judged).report
+        assert words in report.method
+        assert set(report.controls) == {"magnitude", "random"}
+    assert "no labels" in sc.prune(net(), "obd", diagonal="squared", sparsity=0.5, task=judged).report.method
+
+
+@pytest.mark.parametrize("method", ["obd", "obs", "block_fisher", "layer_obs"])
+def test_data_that_say_nothing_are_refused_by_name(method):
+    with pytest.raises(BadCalibration, match="every number of the 3 calibration batches is 1"):
+        sc.prune(net(), method, sparsity=0.5, task=labelled(torch.ones(32, 16)))
+    holed = torch.randn(32, 16)
+    holed[3, 5] = torch.nan
+    with pytest.raises(BadCalibration, match="batch 0 holds 1 NaN or infinite numbers of 512"):
+        sc.prune(net(), method, sparsity=0.5, task=labelled(holed))
+
+
+def test_a_few_samples_are_enough_to_see_that_they_are_constant():
+    with pytest.raises(BadCalibration, match="every number of the 1 calibration batches is 1"):
+        sc.prune(net(), "block_fisher", sparsity=0.5, samples=8, task=labelled(torch.ones(32, 16)))
+
+
+def test_a_small_spread_around_a_large_mean_is_no_constant():
+    """And the result is the one without the mean, since biases take it up."""
+    task = plain(64, 16)
+    found = sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", task=sc.Task([1e3 + x for x in task.batches]))
+    wanted = sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", task=task)
+    same = (found.masks["0.weight"] == wanted.masks["0.weight"]).double().mean()
+    assert same > 0.95
+    same_every_time = sc.Task([torch.arange(16.0).expand(64, 16)])
+    with pytest.raises(BadCalibration, match="takes in the same numbers every time"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, task=same_every_time)
+
+
+@pytest.mark.parametrize("model", [Scaled, Named])
+def test_no_bound_where_the_network_does_more_than_its_chain(model):
+    assert (
+        sc.prune(model(), "layer_obs", sparsity=0.5, ignore=["extra"], task=plain(32, 16)).report.settings["bound"]
+        == {}
+    )
+    assert sc.prune(net(), "layer_obs", sparsity=0.5, task=plain(32, 16)).report.settings["bound"]["measured"] > 0
+
+
+@pytest.mark.parametrize("solver", ["columns", "exact", "split"])
+def test_blocks_that_span_groups_of_a_convolution(solver):
+    conv = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, groups=2))
+    pruned = sc.prune(conv, "layer_obs", sparsity=0.5, granularity="block:4x1", solver=solver, task=plain(4, 8, 9, 9))
+    for mask in pruned.masks.values():
+        blocks = mask.flatten(1).reshape(len(mask) // 4, 4, -1)
+        assert torch.equal(blocks.any(1), blocks.all(1))
+    assert pruned.masks.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+def test_packed_sequences_weigh_errors_too():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, [4, 3, 2], batch_first=True)
+            return self.out(nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
+
+    assert sc.prune(Reader(), "layer_obs", sparsity=0.5, task=plain(3, 4, 6)).masks.sparsity == pytest.approx(
+        0.5, abs=0.01
+    )
+
+
+def test_inference_mode_needs_a_scope_without_gradients():
+    class Server(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seq = net()
+
+        @torch.inference_mode()
+        def forward(self, x):
+            return self.seq(x)
+
+    with pytest.raises(NeedsTask, match=r"inference mode.*scope='layer'"):
+        sc.prune(Server(), "layer_obs", sparsity=0.5, task=plain(32, 16))
+    assert sc.prune(Server(), "layer_obs", sparsity=0.5, scope="layer", task=plain(32, 16)).masks.sparsity == 0.5
+
+
+def test_a_head_that_is_a_look_up_table_too_stays_whichever_comes_first():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.embed, self.mid = nn.Linear(12, 20, bias=False), nn.Embedding(20, 12), nn.Linear(12, 12)
+            self.embed.weight = self.head.weight
+
+        def forward(self, x):
+            return self.head(self.mid(self.embed(x)).relu())
+
+    task = sc.Task([torch.arange(20).view(4, 5), torch.arange(20).flip(0).view(4, 5)])
+    assert list(sc.prune(Tied(), "layer_obs", sparsity=0.5, task=task).masks) == ["mid.weight"]
+
+
+def test_words_that_have_no_say_are_refused():
+    task, x = plain(32, 16), torch.zeros(1, 16)
+    with pytest.raises(UnknownName, match="blocks= names 'nope'"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, blocks=("nope",), task=task)
+    with pytest.raises(UnknownName, match="twice, alone or inside another"):
+        sc.prune(nn.Sequential(net(), nn.ReLU()), "layer_obs", sparsity=0.5, blocks=("0", "0.2"), task=task)
+    with pytest.raises(UnknownName, match="keeps all widths"):
+        sc.prune(net(), "layer_obs", sparsity=0.5, granularity="channel", task=task, example_inputs=x)
+    with pytest.raises(BadSparsity, match="scope='layer' has no say"):
+        sc.prune(net(), "layer_obs", budget="params:50%", scope="layer", task=task, example_inputs=x)
