@@ -102,6 +102,26 @@ class TestSleep:
         assert torch.allclose(moved[None], moved[1.0] / 3, atol=1e-7)  # three sleep in each group
         assert not moved[0.0].any()
 
+    def test_sharing_a_step_the_sleepers_do_not_wreck_what_they_wake_in(self):
+        """30 of 40 hidden units sleep for 40 steps; then all are in: at the paper's pace the loss is many times what it was before."""
+        losses = {}
+        for pace in (1.0, None):
+            torch.manual_seed(0)
+            model, teacher = (nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 3)) for _ in range(2))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+            x = torch.randn(256, 20)
+            y = teacher(x).detach()
+            sleep = Sleep(model, reading_places(model, sc.couple(model, x[:1]), x[:1]), optimizer, pace=pace)
+            before = float((model(x) - y).square().mean().detach())
+            sleep.fall_asleep({key: torch.arange(40) < 10 for key in sleep.keep})
+            for _ in range(40):
+                optimizer.zero_grad()
+                (model(x) - y).square().mean().backward()
+                optimizer.step()
+            sleep.wake()
+            losses[pace] = float((model(x) - y).square().mean().detach())
+        assert losses[None] < before < losses[1.0] / 4
+
     @pytest.mark.parametrize(
         "name",
         [
