@@ -98,9 +98,20 @@ class Calibration:
         if not self.importance:
             self.importance = importance_of(self.model, self.targets, self.task, self.batches, seed=self.settings.seed)
 
-    def operate_(self, pruned: nn.Module, counts: Mapping[str, int]) -> Done:
+    def journal(self, counts: Mapping[str, int]) -> Journal:
+        """What is finished of this run.
+
+        Raises:
+            BadFile: its folder belongs to another one.
+        """
+        plain = replace(self.settings, folder=None, progress=None, lean=False)
+        held = [*self.model.state_dict().values(), *tree_leaves(self.batches)]
+        run = fingerprint(f"{plain} {dict(counts)} {len(self.batches)}", held) if self.settings.folder else ""
+        return Journal(self.settings.folder, run, lean=self.settings.lean)
+
+    def operate_(self, pruned: nn.Module, counts: Mapping[str, int], journal: Journal | None = None) -> Done:
         """Prune ``pruned`` in place, a copy of the dense model, keeping ``counts`` units of each parameter."""
-        done, journal = Done(), Journal(self.settings.folder, self._fingerprint(counts), lean=self.settings.lean)
+        done, journal = Done(), journal or self.journal(counts)
         began, working = time.monotonic(), 0
         streams = _Streams(self, pruned)
         for at, stage in enumerate(self.stages):
@@ -124,12 +135,6 @@ class Calibration:
                 self._without_data(name, pruned, counts[name], done)
         done.rows.sort(key=lambda row: list(self.targets).index(row["name"]))
         return done
-
-    def _fingerprint(self, counts: Mapping[str, int]) -> str:
-        """What must be the same for a run to be taken up."""
-        plain = replace(self.settings, folder=None, progress=None, lean=False)
-        held = [*self.model.state_dict().values(), *tree_leaves(self.batches)]
-        return fingerprint(f"{plain} {dict(counts)} {len(self.batches)}", held)
 
     def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
         """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import BadFile
+from secateur.mapped import give_back
 from secateur.replacing import replacing
 
 __all__ = ["Journal", "fingerprint"]
@@ -44,8 +45,8 @@ class Journal:
         if about.exists():
             if json.loads(about.read_text()).get("run") != fingerprint:
                 raise BadFile(
-                    f"{self.folder} holds the finished blocks of another run (other settings, counts, batches or weights): give this one a "
-                    "folder of its own, or delete that one"
+                    f"{self.folder} holds the finished blocks of another run (other settings, counts, batches or weights): name another "
+                    "place for this one, or delete that one"
                 )
             return
         with replacing(about) as beside:
@@ -76,6 +77,8 @@ class Journal:
         if self._lean:
             with safe_open(self._file(key), "pt") as file:  # its tensors are maps of the file
                 done.masks |= {name: file.get_tensor(f"{_MASK}{name}") for name in names}
+            tensors.clear()
+            give_back()
 
     def restore(self, key: str, model: nn.Module, done: Any) -> None:
         """Bring a finished stage back."""

@@ -4,18 +4,22 @@ A *private* map may be changed, and the file does not know of it. A *shared* map
 disk. Either way a network far larger than memory can be built, and run block by block.
 """
 
+import copy
+import ctypes
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.errors import BadFile, WrongModel
+from secateur.layers import facts_of
 
-__all__ = ["files_in", "hollow", "mapped", "tensors_in"]
+__all__ = ["files_in", "give_back", "hollow", "mapped", "tensors_in"]
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
@@ -34,12 +38,14 @@ def hollow() -> Iterator[None]:
     >>> layer.weight.device.type, layer.running_mean.device.type
     ('meta', 'cpu')
     """
-    plain = nn.Module.register_parameter
+    plain, known = nn.Module.register_parameter, WeakTensorKeyDictionary()  # one that is registered twice stays one
 
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         plain(self, name, param)
         if param is not None and param.device.type != "meta":
-            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+            if param not in known:
+                known[param] = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+            self._parameters[name] = known[param]
 
     nn.Module.register_parameter = register  # type: ignore[method-assign]
     try:
@@ -62,17 +68,37 @@ def files_in(source: str | Path) -> list[Path]:
         raise BadFile(
             f"{place} has {len(indices)} indices ({', '.join(i.name for i in indices)}): leave one checkpoint in it"
         )
-    named = set(json.loads(indices[0].read_text())["weight_map"].values()) if indices else ()
-    files = [place / name for name in sorted(named)] if indices else sorted(place.glob("*.safetensors"))
+    files = [place / name for name in _named_by(indices[0])] if indices else sorted(place.glob("*.safetensors"))
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         what = f"lacks {', '.join(missing)}, which its index names" if missing else "holds no safetensors file"
-        raise BadFile(f"{place} {what}: pass a checkpoint, a file or a folder")
+        others = sorted(path.name for end in ("bin", "pt", "pth", "gguf") for path in place.glob(f"*.{end}"))
+        more = (
+            f" (it has {others[0]}: load that, and write the state_dict with safetensors)"
+            if others and not missing
+            else ""
+        )
+        raise BadFile(f"{place} {what}{more}: pass a checkpoint, a file or a folder")
     return files
+
+
+def _named_by(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadFile(f"{index} is no index of safetensors files ({type(error).__name__}: {error})") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise BadFile(
+            f"{index} names {outside[0]!r}, which lies elsewhere: leave all files of a checkpoint in one folder"
+        )
+    return names
 
 
 def tensors_in(file: Path, *, shared: bool = False) -> dict[str, Tensor]:
     """The tensors of one file, by name, mapped; with ``shared`` what is written into them is written into the file.
+
+    Tensors of a type that torch does not have are left out.
 
     Raises:
         BadFile: it is no safetensors file, damaged, or of a layout that cannot be mapped.
@@ -86,7 +112,8 @@ def tensors_in(file: Path, *, shared: bool = False) -> dict[str, Tensor]:
             header = json.loads(opened.read(length))
         header.pop("__metadata__", None)
         bytes_: Any = torch.UntypedStorage.from_file(str(file), shared, size)
-        return {name: _view(bytes_, entry, 8 + length, size) for name, entry in header.items()}
+        known = {name: entry for name, entry in header.items() if entry["dtype"] in _DTYPES}  # nobody asks for others
+        return {name: _view(bytes_, entry, 8 + length, size) for name, entry in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(f"{file} is no safetensors file that can be mapped ({type(error).__name__}: {error})") from error
 
@@ -110,15 +137,15 @@ def mapped(build: Callable[[], nn.Module] | nn.Module, source: str | Path, *, sh
     """A network whose parameters and buffers lie in the files of ``source``, in eval mode.
 
     Args:
-        build: makes the network; its parameters take no memory meanwhile. Or a network on the meta device, which is filled.
+        build: makes the network; its parameters take no memory meanwhile. Or a network on the meta device, of which a copy is filled.
         source: a safetensors file, or a folder of them as the Hugging Face hub lays it out.
         shared: whether to change the network is to change the files.
 
     Raises:
         BadFile: see `files_in` and `tensors_in`; or a tensor is in two files.
-        WrongModel: the files are of another network, or something of this one is in no file.
+        WrongModel: the files are of another network, or something of this one is in no file or of a type that layers do not multiply.
     """
-    model = build if isinstance(build, nn.Module) else _built(build)
+    model = copy.deepcopy(_hollow_network(build))
     found: dict[str, Tensor] = {}
     for file in files_in(source):
         fresh = tensors_in(file, shared=shared)
@@ -130,9 +157,23 @@ def mapped(build: Callable[[], nn.Module] | nn.Module, source: str | Path, *, sh
     return model.eval()
 
 
-def _built(build: Callable[[], nn.Module]) -> nn.Module:
-    with hollow():
-        return build()
+def _hollow_network(build: Callable[[], nn.Module] | nn.Module) -> nn.Module:
+    if isinstance(build, nn.Module):
+        model: Any = build
+    else:
+        with hollow():
+            model = build()
+    if not isinstance(model, nn.Module):
+        raise WrongModel(
+            f"build gave {type(model).__name__}, not a network: pass a function that makes it and returns it"
+        )
+    full = next((name for name, p in model.named_parameters() if p.device.type != "meta"), None)
+    if full is not None:
+        raise WrongModel(
+            f"{full!r} of {type(model).__name__} is in memory already: pass a function that makes the network anew when it is called, e.g. "
+            "lambda: AutoModelForCausalLM.from_config(config)"
+        )
+    return model
 
 
 def _fill(model: nn.Module, found: dict[str, Tensor], source: str) -> None:
@@ -143,7 +184,7 @@ def _fill(model: nn.Module, found: dict[str, Tensor], source: str) -> None:
     }
     for name, tensor in everything.items():
         own.setdefault(id(tensor), []).append(name)
-    state, missing = model.state_dict(keep_vars=True), []
+    state, missing = set(model.state_dict()), []
     for names in own.values():
         named = next((name for name in names if name in found), None)
         old = everything[names[0]]
@@ -154,6 +195,15 @@ def _fill(model: nn.Module, found: dict[str, Tensor], source: str) -> None:
         new = found[named]
         if new.shape != old.shape:
             raise WrongModel(f"{named!r} is {list(new.shape)} in {source}, but {list(old.shape)} in this network")
+        unlike = next((name for name in names if name in found and not torch.equal(found[name], new)), None)
+        if unlike is not None:
+            raise WrongModel(
+                f"{named!r} and {unlike!r} are one tensor in this network, but two different ones in {source}"
+            )
+        if isinstance(old, nn.Parameter) and (not new.is_floating_point() or new.element_size() < 2):
+            raise WrongModel(
+                f"{named!r} is {new.dtype} in {source}: quantised weights cannot be pruned in place; pass the checkpoint before that"
+            )
         placed = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for name in names:
             path, _, attribute = name.rpartition(".")
@@ -165,3 +215,22 @@ def _fill(model: nn.Module, found: dict[str, Tensor], source: str) -> None:
             f"{source} holds nothing for {', '.join(missing[:3])}{more} of {type(model).__name__} (it has {some}, ...): build the network that was "
             "saved; buffers that no file holds need a function that builds it, not a network on the meta device"
         )
+    _check_types(model, source)
+
+
+def give_back() -> None:
+    """Hand memory that is free but scattered back to the system, where the C library can."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _check_types(model: nn.Module, source: str) -> None:
+    """A layer multiplies and adds in one type."""
+    for path, module in model.named_modules():
+        types = {p.dtype: f"{path}.{name}".lstrip(".") for name, p in module.named_parameters(recurse=False)}
+        if len(types) > 1 and facts_of(module):
+            one, other = list(types.items())[:2]
+            raise WrongModel(
+                f"{source} has {one[1]!r} as {one[0]} and {other[1]!r} as {other[0]}, which {type(module).__name__} cannot use together: "
+                "write the checkpoint in one type"
+            )

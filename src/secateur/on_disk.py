@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.amounts import Amount
-from secateur.errors import BadFile
-from secateur.mapped import files_in, mapped
+from secateur.errors import BadFile, UnknownName
+from secateur.mapped import files_in, mapped, tensors_in
 from secateur.methods.layer_obs import LayerObs
 from secateur.names import build as built
 from secateur.names import granularity_of
@@ -64,13 +65,19 @@ def prune_on_disk(
         The receipt; bytes are those of the tensors, dense, and as `secateur.save` would pack them.
 
     Raises:
-        BadFile: the target is there, is inside the source, or the source is no checkpoint.
+        BadFile: the target is there, is inside the source, or the source is no checkpoint; or what was begun there is another run.
         WrongModel: the files are of another network.
         UnknownName, BadSparsity, BadCalibration, NothingToPrune: see `secateur.methods.LayerObs`.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source).expanduser(), Path(target).expanduser()
     part = target.with_name(f"{target.name}.part")
-    _check(source, target)
+    _check(source, target, part)
+    if "folder" in options or granularity == "channel":
+        raise UnknownName(
+            f"a run is written down in {part} by itself: leave folder= out"
+            if "folder" in options
+            else "weights are set to zero where they lie, and all widths stay: granularity='channel' needs sc.prune"
+        )
     pattern = granularity_of(granularity)
     amount = Amount(sparsity=sparsity, budget=None, scope=scope, overrides=None, min_kept=0)
     asked = amount.is_given and not amount.said_by(pattern)
@@ -78,40 +85,69 @@ def prune_on_disk(
     method: LayerObs = built(
         LayerObs, how | {"allocation": amount.of_groups() if asked else None} | options, "method 'layer_obs'"
     )
-    dense = mapped(build, source)
-    _copy(source, part / target.name)
-    pruned = mapped(build, part / target.name, shared=True)
-    done = method.into(dense, pruned, task=task, example_inputs=example_inputs, lean=True)
-    for file in files_in(part / target.name):
-        with file.open("rb+") as opened:
-            os.fsync(opened.fileno())
-    (part / target.name).replace(target)
+    copied = part / target.name
+
+    def make() -> nn.Module:
+        _copy(source, copied)
+        return mapped(build, copied, shared=True)
+
+    try:
+        done = method.into(mapped(build, source), make, task=task, example_inputs=example_inputs, lean=True)
+        _settle(copied, done.model)
+    except BaseException:
+        if not any((part / _JOURNAL).glob("*.safetensors")):  # nothing is finished, so nothing is lost
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    copied.replace(target)
     shutil.rmtree(part)
     return done.report
 
 
-def _check(source: Path, target: Path) -> None:
+def _check(source: Path, target: Path, part: Path) -> None:
     files_in(source)
     if target.exists():
         raise BadFile(f"{target} is there already, and nothing is overwritten: name a new place, or delete it first")
-    if source.resolve() in target.resolve().parents:
-        raise BadFile(f"{target} lies inside {source}, which stays as it is: name a place outside of it")
+    origin = source.resolve()
+    for place in (target.resolve(), part.resolve()):
+        if origin == place or origin in place.parents or place in origin.parents:
+            raise BadFile(
+                f"{place} lies inside {source}, or around it, which stays as it is: name a place outside of it"
+            )
+    if part.exists() and not (part / _JOURNAL).is_dir():
+        raise BadFile(
+            f"{part} is where the unfinished checkpoint would stand, and it is something else: rename it, or name another target"
+        )
     if source.is_file() and target.suffix != source.suffix:
         raise BadFile(f"{source} is a file, so {target} becomes one: name it *{source.suffix}")
 
 
 def _copy(source: Path, into: Path) -> None:
-    """Afresh: what a killed run left half done is in no journal."""
+    """Afresh: what a killed run left half done is in no journal. Links become what they point to; those that point nowhere are left out."""
     into.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copyfile(source, into)
         return
     shutil.rmtree(into, ignore_errors=True)
-    into.mkdir()
-    for path in source.rglob("*"):
-        to = into / path.relative_to(source)
-        if path.is_dir():
-            to.mkdir(parents=True, exist_ok=True)
-        else:  # the file itself where the hub's cache has a link
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, to)
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(source, followlinks=True):
+        here = Path(place)
+        if here.resolve() in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        to = into / here.relative_to(source)
+        to.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if (here / name).exists():
+                shutil.copyfile(here / name, to / name)
+
+
+def _settle(copied: Path, model: nn.Module) -> None:
+    """Bring tensors that the files hold under several names in line, and all of it onto the disk."""
+    state = model.state_dict()
+    for file in files_in(copied):
+        for name, tensor in tensors_in(file, shared=True).items():
+            if name in state and not torch.equal(tensor, state[name]):
+                tensor.copy_(state[name])
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())

@@ -111,28 +111,31 @@ class LayerObs:
             BadCalibration: the batches hold NaN, or are constant.
             NothingToPrune, UnknownName, BadPattern, BadSparsity: see the parts.
         """
-        return self.into(model, copy.deepcopy(model), task=task, example_inputs=example_inputs)
+        return self.into(model, lambda: copy.deepcopy(model), task=task, example_inputs=example_inputs)
 
     def into(
         self,
         model: nn.Module,
-        pruned: nn.Module,
+        make: Callable[[], nn.Module],
         *,
         task: Task | None = None,
         example_inputs: Any = None,
         lean: bool = False,
     ) -> Pruned:
-        """Prune ``pruned``, a copy of ``model``, in place.
+        """Prune a copy of ``model`` in place.
 
         Args:
             model: the dense network.
-            pruned: the same weights in memory of their own.
+            make: gives the copy, the same weights in memory of their own; called when all is checked.
             task: as in calling.
             example_inputs: as in calling.
             lean: hold no second copy of anything as large as the network: no controls, and masks stay in the files of ``folder``.
         """
         targets, calibration = self._prepared(model, task, lean=lean)
-        done = calibration.operate_(pruned, self._counts(model, targets, calibration))
+        counts = self._counts(model, targets, calibration)
+        journal = calibration.journal(counts)
+        pruned = make()
+        done = calibration.operate_(pruned, counts, journal)
         masks = Masks({name: done.masks[name] for name in targets})
         if self.norms:
             recalibrate_(pruned, calibration.inputs())
