@@ -1,10 +1,11 @@
 """What all runs have in common that are hooked to a user's model and optimizer."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from secateur.errors import BadSchedule
 
-__all__ = ["Attached", "last_step"]
+__all__ = ["Attached", "closure_in", "last_step", "with_closure"]
 
 
 class Attached:
@@ -15,6 +16,21 @@ class Attached:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run does not pickle, its state does: save run.state_dict() beside the model's")
+
+
+def closure_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any] | None:
+    """The closure that ``optimizer.step`` was given, from what a hook before the step sees."""
+    found = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    return found if callable(found) else None
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], closure: Callable[[], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the hook returns for ``closure`` to be called instead."""
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": closure}
+    return (args[0], closure, *args[2:]), dict(kwargs)
 
 
 def last_step(end_step: int | None, total_steps: int | None, what: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.attached import closure_in, with_closure
 from secateur.errors import BadScores
 from secateur.sleeping import Sleep
 
@@ -30,7 +31,7 @@ class Ear:
         self._sums: dict[str, Tensor] = {}
         self._heard = 0
         self._buffers: dict[str, Tensor] | None = None  # while it is open
-        self._hook = optimizer.register_step_pre_hook(self._listen)
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def is_open(self) -> bool:
@@ -75,9 +76,22 @@ class Ear:
         buffers, own = state["buffers"], dict(self._model.named_buffers())
         self._buffers = None if buffers is None else {n: b.clone().to(own[n].device) for n, b in buffers.items()}
 
-    def _listen(self, optimizer: Any, *_: object) -> None:
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.is_open:
-            return
+            return None
+        closure = closure_in(args, kwargs)
+        if closure is None:
+            self._listen(optimizer)
+            return None
+
+        def heard() -> Any:  # the gradients come inside the step
+            result = closure()
+            self._listen(optimizer)
+            return result
+
+        return with_closure(args, kwargs, heard)
+
+    def _listen(self, optimizer: Any) -> None:
         evidence = self._sleep.evidence()
         if evidence:
             self._heard += 1

@@ -3,7 +3,7 @@
     forward:  W (.) m        gradient:  G = dL / d(W (.) m),  all of it        update:  the optimizer steps on W with G
 
 Between steps the parameters hold ``W (.) m``; around ``optimizer.step()`` they hold W. Nothing is hooked into the model, so this works
-for any layer, under ``torch.compile``, and with every optimizer.
+for any layer, under ``torch.compile``, and with every optimizer, also where the forward runs inside the step (a closure, as Lightning has it).
 
 What sleeps never sees what its own steps did to the loss: all sleepers of a layer step towards the same error, again and again. At the
 full step they overshoot together, and a network of which much sleeps is wrecked when they wake (a loss of 8 where it was 1, measured). So
@@ -15,13 +15,14 @@ stay true. Were the unit's own weights masked, its bias, or batch norm, would st
 would be exactly 0, and with it every gradient that could bring the unit back: ReLU'(0) = 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.agreement import difference, outputs_of
+from secateur.attached import closure_in, with_closure
 from secateur.coupling import Coupling
 from secateur.coupling.channels import Channels
 from secateur.errors import WrongModel
@@ -106,7 +107,7 @@ class Sleep:
         self._paces: dict[str, Tensor] = {}  # of the weights: 1 where they are awake
         self._asleep: dict[str, Tensor] = {}
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._put_whole()),
+            optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(lambda *_: self._put_masked()),
         ]
 
@@ -166,6 +167,28 @@ class Sleep:
         whole = state["whole"]
         self._whole = whole and {name: whole[name].clone().to(p.device) for name, p in self._parameters.items()}
         self._pace()
+
+    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = closure_in(args, kwargs)
+        self._put_whole()
+        return None if closure is None or self._whole is None else with_closure(args, kwargs, self._asleep_in(closure))
+
+    def _asleep_in(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure runs forward and backward inside the step, with the optimizer's weights less those that sleep."""
+
+        def masked() -> Any:
+            now = {name: p.detach().clone() for name, p in self._parameters.items()}
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.masked_fill_(self._asleep[name], 0)
+            try:
+                return closure()
+            finally:
+                with torch.no_grad():
+                    for name, parameter in self._parameters.items():
+                        parameter.copy_(now[name])
+
+        return masked
 
     @torch.no_grad()
     def _put_whole(self) -> None:

@@ -260,6 +260,27 @@ class TestScore:
 
 
 class TestTurnover:
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_a_closure_does_what_a_loop_does(self, optimizer):
+        """Lightning hands a closure to ``optimizer.step``, so forward and backward run inside of it; to the bit."""
+        method = GDP(sparsity=0.5, every=6, batches=2, end_step=20)
+        model, steps, run = started(method, optimizer=optimizer)
+        advance(model, steps, run, batches(26))
+        other, others, again = started(method, optimizer=optimizer)
+        for at, x in enumerate(batches(26)):
+
+            def closure(x=x):
+                others.zero_grad()
+                loss = (other(x).square().sum(1) - x.mean((1, 2, 3))).square().mean()
+                loss.backward()
+                return loss
+
+            others.step(closure) if at % 2 else others.step(closure=closure)
+            again.step()
+        assert again.history == run.history
+        for ours, theirs in zip(other.state_dict().values(), model.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
     def test_a_unit_leaves_and_comes_back(self):
         """Two hidden units see one input each; the target is the first input for a while, then the second."""
         model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
