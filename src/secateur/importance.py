@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from secateur.activations import fresh
-from secateur.errors import NeedsTask
+from secateur.errors import BadCalibration, NeedsTask
 from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
@@ -67,6 +67,7 @@ def importance_of(
         for batch in batches:
             with evaluating(model), torch.enable_grad():
                 value = _value(model, batch, task, generator)
+                _refuse_useless(value)
                 found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
             for (path, _), gradient in zip(outs, found, strict=True):
                 if gradient is not None:
@@ -83,12 +84,24 @@ def importance_of(
 
 def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
     if task.loss is not None:
-        return task.loss(model, fresh(batch))
+        return task.needs_loss("the weighing of errors")(model, fresh(batch))
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     given = [leaf for leaf in tree_leaves(model(*example.args, **example.kwargs)) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in given if leaf.is_floating_point()]
     return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
+
+
+def _refuse_useless(value: Tensor) -> None:
+    if not bool(torch.isfinite(value)):
+        raise BadCalibration(
+            f"Task.loss gave {float(value.detach())} on a calibration batch: its gradients say nothing; look at the loss and the labels"
+        )
+    if not value.requires_grad:
+        raise NeedsTask(
+            "Task.loss gave a number without a gradient (detached, or made under no_grad): return the tensor itself, or leave loss= out, or pass "
+            "scope='layer', which needs none"
+        )
 
 
 def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:

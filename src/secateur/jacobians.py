@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from secateur.errors import NeedsTask, UnknownName
+from secateur.errors import BadCalibration, NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
 from secateur.task import Task
@@ -82,7 +82,12 @@ def curvature_rows(
     for batch in vetted(_up_to(task.each_batch(who), most)):
         with leaving_no_trace(model), torch.enable_grad():
             if kind == "empirical":
-                yield _gradients(model, own, batch, task, who=who, chunk=chunk), examples_in(batch)
+                rows = _gradients(model, own, batch, task, who=who, chunk=chunk)
+                if not bool(torch.isfinite(rows).all()):
+                    raise BadCalibration(
+                        "gradients of Task.loss hold NaN or infinite numbers: look at the loss and the labels"
+                    )
+                yield rows, examples_in(batch)
                 continue
             x = batch[0] if isinstance(batch, tuple | list) else batch
             if not isinstance(x, Tensor):

@@ -67,7 +67,7 @@ class Task:
                 raise NeedsTask(
                     f"Task.loss gave {found}; it must give one number for a batch, a tensor: a mean over its examples, say"
                 )
-            return value
+            return value.reshape(())
 
         return checked
 

@@ -197,3 +197,28 @@ def test_words_that_have_no_say_are_refused():
         sc.prune(net(), "layer_obs", sparsity=0.5, granularity="channel", task=task, example_inputs=x)
     with pytest.raises(BadSparsity, match="scope='layer' has no say"):
         sc.prune(net(), "layer_obs", budget="params:50%", scope="layer", task=task, example_inputs=x)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "words"),
+    [
+        ("layer_obs", lambda out, _: (out * torch.nan).mean(), "Task.loss gave nan"),
+        ("block_fisher", lambda out, _: (out * torch.nan).mean(), "NaN or infinite"),
+        ("layer_obs", lambda out, y: nn.functional.cross_entropy(out, y, reduction="none"), "must give one number"),
+        ("layer_obs", lambda out, _: out.mean().detach(), "without a gradient"),
+        ("block_fisher", lambda out, _: out.mean().detach(), "all gradients are zero"),
+        ("block_fisher", lambda out, _: out.mean() * 0, "all gradients are zero"),
+    ],
+)
+def test_losses_that_say_nothing(method, loss, words):
+    task = sc.Task(labelled().batches, loss=lambda m, b: loss(m(b[0]), b[1]))
+    with pytest.raises((NeedsTask, BadCalibration), match=words):
+        sc.prune(net(), method, sparsity=0.5, task=task)
+
+
+def test_stop_rules_under_which_nothing_could_leave():
+    task = sc.Task(labelled().batches, evaluate=lambda _: 0.9)
+    with pytest.raises(BadSparsity, match=r"above the quality that the network has now, 0\.9"):
+        sc.methods.Obs(floor=1.2)(net(), task=task)
+    with pytest.raises(BadSparsity, match="most_rise=-1"):
+        sc.methods.Obs(most_rise=-1)

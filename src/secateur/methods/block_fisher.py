@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
 from secateur.controls import controls_of
-from secateur.errors import BadSparsity, NeedsTask, UnknownName
+from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownName
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
 from secateur.masks import Masks
@@ -154,6 +154,10 @@ class BlockFisher:
         ):
             found.append(rows.float() if rows.element_size() < 4 else rows)
             seen += samples
+        if not found or not any(bool(rows.any()) for rows in found):
+            raise BadCalibration(
+                "all gradients are zero: Task.loss does not depend on the weights (detached, or times zero), or nothing is left to learn"
+            )
         each = max(1, round(sum(map(len, found)) / seen))  # rows of a sample
         rows = torch.cat(found)[: self.samples * each]
         return rows * each**0.5, min(seen, self.samples)  # the mean over rows is then the sum over a sample's rows

@@ -91,9 +91,9 @@ class GDP:
                 f"every={self.every}, batches={self.batches}, warmup={self.warmup}: needs 1 <= batches < every, since those steps train "
                 "nothing, and warmup >= 0"
             )
-        if self.pace is not None and not 0 <= self.pace <= 1:
+        if self.pace is not None and not (isinstance(self.pace, int | float) and 0 <= self.pace <= 1):
             raise BadSchedule(
-                f"pace={self.pace} must be in [0, 1]: the part of each step that units take while they are out"
+                f"pace={self.pace} must be in [0, 1], the part of each step that units take while they are out, or None: they share one"
             )
         if not 0 <= self.memory < 1:
             raise BadSchedule(

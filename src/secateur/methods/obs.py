@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from secateur.controls import controls_of
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
+from secateur.examples import leaving_no_trace
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import curvature_rows, flat_weights, unflattened_
 from secateur.masks import Masks
@@ -73,6 +74,8 @@ class Obs:
             raise BadSparsity(
                 "the surgeon takes out single weights: granularity='unstructured'; for patterns use 'layer_obs'"
             )
+        if self.most_rise is not None and not self.most_rise >= 0:
+            raise BadSparsity(f"most_rise={self.most_rise} is a rise of the loss that is allowed: 0 or more")
         if self.each < 1 or self.refresh < 1 or not self.alpha > 0 or self.inverse not in ("cholesky", "recursion"):
             raise BadSparsity(
                 f"Obs(each={self.each}, refresh={self.refresh}, alpha={self.alpha}, inverse={self.inverse!r}): counts must be positive, "
@@ -105,6 +108,8 @@ class Obs:
             raise BadSparsity(
                 "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
             )
+        if self.floor is not None:
+            self._check_floor(model, task, self.floor)
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
         names, student = list(targets), copy.deepcopy(model)
         total = sum(model.get_parameter(name).numel() for name in names)
@@ -127,6 +132,15 @@ class Obs:
         )
         found = controls_of(model, targets, masks, task, seed=self.seed, together=True)
         return Pruned(student, masks, replace(report, controls=found))
+
+    @staticmethod
+    def _check_floor(model: nn.Module, task: Task, floor: float) -> None:
+        with leaving_no_trace(model):
+            quality = float(task.needs_evaluate("floor=")(model))
+        if quality < floor:
+            raise BadSparsity(
+                f"floor={floor:g} is above the quality that the network has now, {quality:g}: nothing could leave; choose it lower"
+            )
 
     def _operate(
         self,
