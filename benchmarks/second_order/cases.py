@@ -19,6 +19,7 @@ LAYERWISE = {
     "Wanda": {"solver": "activation", "order": "blocks"},
     "SparseGPT": {"solver": "columns", "refit": False, "order": "blocks"},
     "columns": {"solver": "columns"},
+    "columns, damping 0.1": {"solver": "columns", "damping": 0.1},
     "split": {"solver": "split"},
     "split, dense targets": {"solver": "split", "targets": "dense"},
     "split, dense targets, tuned": {"solver": "split", "targets": "dense", "order": "blocks", "tune": 4},
