@@ -24,6 +24,7 @@ ELSEWHERE = {  # scripts that write their own section
     "budgets": "benchmarks.budgets",
     "filters": "benchmarks.filters.table",
     "fashion": "benchmarks.fashion",
+    "on_disk": "benchmarks.on_disk",
 }
 PAGES = ("coverage", "narrowing_real", "engine", "constrained", "second_order", "coevolution")
 INTRODUCTION = """# Benchmarks
