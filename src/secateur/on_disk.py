@@ -72,19 +72,8 @@ def prune_on_disk(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     part = target.with_name(f"{target.name}.part")
     _check(source, target, part)
-    if "folder" in options or granularity == "channel":
-        raise UnknownName(
-            f"a run is written down in {part} by itself: leave folder= out"
-            if "folder" in options
-            else "weights are set to zero where they lie, and all widths stay: granularity='channel' needs sc.prune"
-        )
-    pattern = granularity_of(granularity)
-    amount = Amount(sparsity=sparsity, budget=None, scope=scope, overrides=None, min_kept=0)
-    asked = amount.is_given and not amount.said_by(pattern)
-    how = {"granularity": pattern, "ignore": ignore, "seed": seed, "folder": str(part / _JOURNAL)}
-    method: LayerObs = built(
-        LayerObs, how | {"allocation": amount.of_groups() if asked else None} | options, "method 'layer_obs'"
-    )
+    how = {"granularity": granularity, "ignore": ignore, "seed": seed} | options
+    method = _method(part / _JOURNAL, sparsity, scope, how)
     copied = part / target.name
 
     def make() -> nn.Module:
@@ -101,6 +90,21 @@ def prune_on_disk(
     copied.replace(target)
     shutil.rmtree(part)
     return done.report
+
+
+def _method(journal: Path, sparsity: float | None, scope: str, how: dict[str, Any]) -> LayerObs:
+    if "folder" in how:
+        raise UnknownName(f"a run is written down in {journal} by itself: leave folder= out")
+    if how["granularity"] == "channel":
+        raise UnknownName(
+            "weights become zero where they lie, and all widths stay: granularity='channel' needs sc.prune"
+        )
+    pattern = granularity_of(how["granularity"])
+    amount = Amount(sparsity=sparsity, budget=None, scope=scope, overrides=None, min_kept=0)
+    asked = amount.is_given and not amount.said_by(pattern)
+    how |= {"granularity": pattern, "folder": str(journal), "allocation": amount.of_groups() if asked else None}
+    method: LayerObs = built(LayerObs, how, "method 'layer_obs'")
+    return method
 
 
 def _check(source: Path, target: Path, part: Path) -> None:
