@@ -7,6 +7,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.costs.bytes import Bytes
+from secateur.costs.latency import Latency
 from secateur.costs.macs import Macs
 from secateur.costs.params import Params
 from secateur.costs.peak_memory import PeakMemory
@@ -82,6 +83,31 @@ def test_latency_is_measured_and_met():
     assert all(
         m.out_features % 8 == 0 for m in pruned.model[:-1] if isinstance(m, nn.Linear)
     )  # unless round_to= differs
+
+
+class Block(nn.Module):
+    """Attention and two linear layers, as in an encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(64, 8, batch_first=True)
+        self.wide, self.back = nn.Linear(64, 256), nn.Linear(256, 64)
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x + self.back(torch.relu(self.wide(x)))
+
+
+def test_what_cannot_be_timed_alone_has_a_price_too():
+    """Without one, heads and hidden states would stay whole however tight the budget is."""
+    for model, x in (
+        (Block().eval(), torch.randn(4, 64, 64)),
+        (nn.LSTM(32, 64, batch_first=True), torch.randn(2, 8, 32)),
+    ):
+        with torch.no_grad():
+            parts = Latency(seconds=0.05, layer_seconds=0.01).parts(model, x)
+        priced = {place[0] for part in parts if part.amount > 0 for place in part.places}
+        assert {name for name, p in model.named_parameters() if p.dim() > 1} <= priced
 
 
 class TestRefusals:

@@ -4,8 +4,10 @@ To search widths, every layer is timed alone on what it really gets, whole and w
 
     t(in, out) = a + b*in + c*out + d*in*out             (in, out: the fractions left)
 
-is put through the four times (the bilinear model of Yang et al. 2019, ECC, eq. 3, for time). What the whole network takes beyond its
-layers goes to them by the size of what they make. The narrowed network is then timed for real, and corrects the prediction.
+is put through the four times (the bilinear model of Yang et al. 2019, ECC, eq. 3, for time). Of what the whole network takes beyond
+those, weights that no layer could be timed alone with (`nn.MultiheadAttention`, LSTM) get a share for their multiply-accumulates, at the
+speed of the timed layers; the rest goes to layers by the size of what they make. The narrowed network is then timed for real, and
+corrects the prediction.
 """
 
 import copy
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.layers import facts_of
+from secateur.macs import count_macs
 from secateur.pricing import Part
 from secateur.timing import measure, using_threads
 
@@ -74,9 +77,35 @@ class Latency:
                 places: tuple[tuple[tuple[str, int], ...], ...] = ((), (columns,), (rows,), (rows, columns))
                 parts += [Part(amount, place) for amount, place in zip(known[layer.key], places, strict=True)]
                 made[rows] = made.get(rows, 0.0) + layer.made
-        whole = self.measure([model], example_inputs)[0]
+        whole, timed = self.measure([model], example_inputs)[0], sum(part.amount for part in parts)
+        parts += _by_work(model, example_inputs, {layer.weight for layer in seen}, timed, whole)
         rest, total = max(0.0, whole - sum(part.amount for part in parts)), sum(made.values())
         return (*parts, *(Part(rest * size / total, (place,)) for place, size in made.items() if total))
+
+
+def _by_work(model: nn.Module, example_inputs: Any, alone: set[str], timed: float, whole: float) -> list[Part]:
+    """What modules cost of which nothing was timed ``alone``: their multiply-accumulates at the speed of the others, within the ``whole``."""
+    example = Example.of(example_inputs, device_of(model))
+    with leaving_no_trace(model):
+        work = run(model, example, lambda: count_macs(model, *example)).total
+    held = {path: _matrices(model, path) for path in work}
+    others = {path: macs for path, macs in work.items() if held[path] and not alone & held[path].keys()}
+    left, rest = sum(others.values()), max(0.0, whole - timed)
+    if not left:
+        return []
+    done = sum(work.values()) - left
+    rate = min(timed / done, rest / left) if timed > 0 and done else rest / left
+    return [
+        Part(macs * rate * size / sum(held[path].values()), ((name, 0), (name, 1)))
+        for path, macs in others.items()
+        for name, size in held[path].items()
+    ]
+
+
+def _matrices(model: nn.Module, path: str) -> dict[str, int]:
+    """A module's own weights and how many numbers each holds."""
+    own = model.get_submodule(path).named_parameters(path, recurse=False)
+    return {name: p.numel() for name, p in own if p.dim() > 1}
 
 
 @dataclass(frozen=True)
