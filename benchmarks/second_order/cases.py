@@ -19,7 +19,9 @@ LAYERWISE = {
     "Wanda": {"solver": "activation", "order": "blocks"},
     "SparseGPT": {"solver": "columns", "refit": False, "order": "blocks"},
     "columns": {"solver": "columns"},
-    "columns, damping 0.1": {"solver": "columns", "damping": 0.1},
+    "columns, held out": {"solver": "columns", "damping": "held_out"},
+    "columns, held out, layers by errors": {"solver": "columns", "damping": "held_out", "scope": "global"},
+    "split, held out": {"solver": "split", "damping": "held_out"},
     "split": {"solver": "split"},
     "split, dense targets": {"solver": "split", "targets": "dense"},
     "split, dense targets, tuned": {"solver": "split", "targets": "dense", "order": "blocks", "tune": 4},
@@ -28,12 +30,14 @@ LEVELS = (("unstructured", 0.5), ("2:4", None), ("unstructured", 0.6), ("unstruc
 
 
 def transformer_cases(model: nn.Module, task: sc.Task, ignore: list[str], folder: Path | None) -> Iterator[Case]:
-    """All linear layers of the blocks, at the same sparsity in each."""
+    """All linear layers of the blocks, at the same sparsity in each unless it goes by errors; N:M is the same everywhere."""
     for granularity, s in LEVELS:
         for name, how in LAYERWISE.items():
+            if not s and "scope" in how:
+                continue
             kind = "row" if "Wanda" in name and s else granularity
             shared: dict[str, Any] = {"granularity": kind, "ignore": ignore, "norms": False, "task": task}
             shared |= {"sparsity": s, "scope": "layer"} if s else {}
             level = f"{100 * s:g} %" if s else granularity
             kept = {"folder": str(folder / f"{level} {name}".replace(" ", "_").replace(":", "of"))} if folder else {}
-            yield level, name, partial(sc.prune, model, "layer_obs", **shared, **how, **kept)
+            yield level, name, partial(sc.prune, model, "layer_obs", **(shared | how | kept))

@@ -17,10 +17,11 @@ from secateur.block_tuning import Tuning, tune_
 from secateur.chains import named_chain, sound_chain
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
+from secateur.holdout import HELD_OUT, damping_of
 from secateur.importance import importance_of
 from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
-from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
+from secateur.listening_in import bias_of, bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
 from secateur.protocols import Granularity
 from secateur.streaming import Convoy, Stage, Stream, stages_of
@@ -41,7 +42,7 @@ class Settings:
     refit: bool = True
     targets: str = "own"
     order: str = "layers"
-    damping: float = 0.01
+    damping: float | str = 0.01
     block: int = 128
     samples: int = 1 << 16
     blocks: tuple[str, ...] | None = None
@@ -136,15 +137,16 @@ class Calibration:
         done.rows.sort(key=lambda row: list(self.targets).index(row["name"]))
         return done
 
-    def curves(self, look: Callable[[str, Tensor, list[Tensor]], None]) -> None:
-        """Go through the dense network once and show every parameter's rows and Hessians to ``look``."""
+    def curves(self, look: Callable[[str, Tensor, list[Tensor], float], None], share: float) -> None:
+        """Go through the dense network once and show every parameter's rows, Hessians and damping at ``share`` kept to ``look``."""
         streams = _Streams(self, self.model)
         for stage in self.stages:
             moments = self._moments(stage, [p for g in stage.groups for p in g], streams, both=False)
             for name, found in moments.items():
                 rows = as_rows(self.model.get_parameter(name).detach(), self.targets[name], found.groups)
-                centred = self._bias(name, self.model) is not None
-                look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))])
+                centred = bias_of(self.model, name, self.targets[name]) is not None
+                damping = damping_of(self.settings.damping, rows, found, lambda: share, centred=centred)
+                look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))], damping)
             streams.passed(stage)
 
     # A stage
@@ -162,23 +164,24 @@ class Calibration:
     def _operate(self, name: str, found: Moments, pruned: nn.Module, count: int, done: Done) -> None:
         facts, weight = self.targets[name], pruned.get_parameter(name)
         rows = as_rows(weight.detach(), facts, found.groups)
-        bias = self._bias(name, pruned)
+        bias = bias_of(pruned, name, facts)
         s = self.settings
         published = s.solver in CONTROLS or (s.solver == "columns" and not s.refit)  # these leave biases as they are
         centred = bias is not None and not published  # else the bias takes up the mean
         hessians = [found.hessian(g, centred=centred) for g in range(len(rows))]
-        goal = rows
-        if found.cross is not None:
-            crossed = [found.crossed(g, centred=centred) for g in range(len(rows))]
-            goal = torch.stack(
-                [imitated(w, c, h, self.settings.damping) for w, c, h in zip(rows, crossed, hessians, strict=True)]
-            )
         quota = Quota(
             name=name, facts=facts, like=weight.detach(), granularity=s.granularity, count=count, groups=len(rows)
         )
+        damping = damping_of(
+            s.damping, rows, found, lambda: float(quota.choose(rows.square()).double().mean()), centred=centred
+        )
+        goal = rows
+        if found.cross is not None:
+            crossed = [found.crossed(g, centred=centred) for g in range(len(rows))]
+            goal = torch.stack([imitated(w, c, h, damping) for w, c, h in zip(rows, crossed, hessians, strict=True)])
         generator = torch.Generator().manual_seed(s.seed)
         result = operate(
-            goal, hessians, quota, solver=s.solver, refit=s.refit, damping=s.damping, block=s.block, generator=generator,
+            goal, hessians, quota, solver=s.solver, refit=s.refit, damping=damping, block=s.block, generator=generator,
             importance=self._weigh(name, len(rows)),
         )  # fmt: skip
         with torch.no_grad():
@@ -210,12 +213,14 @@ class Calibration:
             if both:
                 streams.dense.listen(stage, paths, noting(before), self.calls, place)
             now = {name: calls for name, calls in now.items() if name in self.targets}
-            found |= shared_moments({name: calls for name, calls in now.items() if name not in found})
+            fresh = {name: calls for name, calls in now.items() if name not in found}
+            found |= shared_moments(fresh, split=self.settings.damping == HELD_OUT)
             one_of = {found[name]: name for name in reversed(now)}  # of those that are multiplied with the same
             for name in (name for name in now if one_of[found[name]] == name):
                 for at, x in enumerate(now[name]):
                     chosen = chosen_places(x.shape[2], self.settings.samples, generator)
-                    found[name].add(x[:, :, chosen], before[name][at][:, :, chosen] if both else None)
+                    dense = before[name][at][:, :, chosen] if both else None
+                    found[name].add(x[:, :, chosen], dense, odd=place % 2 == 1)
             if place == len(self.batches) - 1 and paths[0] == self.first:
                 next(iter(found.values())).check_varied()
         return found
@@ -229,13 +234,6 @@ class Calibration:
     def _weigh(self, name: str, groups: int) -> Tensor | None:
         found = self.importance.get(name)
         return None if found is None else found.view(groups, -1)
-
-    def _bias(self, name: str, model: nn.Module) -> Tensor | None:
-        """The bias that takes up the mean, where one bias belongs to this weight alone."""
-        module = model.get_submodule(self.targets[name].module)
-        bias = getattr(module, "bias", None)
-        plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and name.rpartition(".")[2] == "weight"
-        return bias if plain and isinstance(bias, Tensor) else None
 
 
 class _Streams:

@@ -59,7 +59,7 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
     at = sorted({round(min(max(around + step, around / 2), 1 - (1 - around) / 3), 6) for step in _STEPS})
     found: dict[str, Curve] = {}
 
-    def look(name: str, rows: Tensor, hessians: list[Tensor]) -> None:
+    def look(name: str, rows: Tensor, hessians: list[Tensor], damping: float) -> None:
         weigh = calibration.importance[name].view(len(rows), -1)
         settings = calibration.settings
         energy = max(_weighed(rows, hessians, weigh), 1e-300)
@@ -74,9 +74,7 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
                 count=count,
                 groups=len(rows),
             )
-            done = operate(
-                rows, hessians, quota, refit=False, damping=settings.damping, block=settings.block, importance=weigh
-            )
+            done = operate(rows, hessians, quota, refit=False, damping=damping, block=settings.block, importance=weigh)
             error = _weighed(rows - done.weights.to(rows.dtype), hessians, weigh)
             lost = min(error / energy, 1 - 1e-6)
             curve.append(
@@ -84,7 +82,7 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
             )  # a layer that says nothing any more is no bargain
         found[name] = curve
 
-    calibration.curves(look)
+    calibration.curves(look, 1 - around)
     return found
 
 

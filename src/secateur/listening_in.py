@@ -15,6 +15,7 @@ from secateur.surgery import Operation
 from secateur.targets import Ignore, find_targets
 
 __all__ = [
+    "bias_of",
     "bias_step",
     "chosen_places",
     "imitated",
@@ -54,13 +55,13 @@ def noting(into: dict[str, list[Tensor]]) -> Callable[[str, Mapping[str, Tensor]
     return note
 
 
-def shared_moments(flows: Mapping[str, Sequence[Tensor]]) -> dict[str, Moments]:
+def shared_moments(flows: Mapping[str, Sequence[Tensor]], *, split: bool = False) -> dict[str, Moments]:
     """One set of moments for all parameters that are multiplied with the very same numbers, such as queries, keys and values."""
     by_source: dict[tuple[Any, ...], Moments] = {}
     found = {}
     for name, calls in flows.items():
         source = tuple((x.data_ptr(), tuple(x.shape), x.stride()) for x in calls)
-        found[name] = by_source.setdefault(source, Moments(name))
+        found[name] = by_source.setdefault(source, Moments(name, split))
     return found
 
 
@@ -86,6 +87,14 @@ def imitated(rows: Tensor, crossed: Tensor, hessian: Tensor, damping: float) -> 
         if not failed:
             return torch.cholesky_solve((w @ c).t(), factor).t().to(rows.dtype)
         added *= 9
+
+
+def bias_of(model: nn.Module, name: str, facts: LayerFacts) -> Tensor | None:
+    """The bias that takes up the mean, where one bias belongs to the weight ``name`` alone."""
+    module = model.get_submodule(facts.module)
+    bias = getattr(module, "bias", None)
+    plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and name.rpartition(".")[2] == "weight"
+    return bias if plain and isinstance(bias, Tensor) else None
 
 
 def bias_step(found: Moments, before: Tensor, after: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Moments:
     """The moments of one weight, ``[groups, features, features]``; ``now`` is what it takes in, ``before`` what it took in when dense."""
 
     name: str
+    split: bool = False  # whether the moments of every other batch are kept apart too
     samples: int = 0
     gram: Tensor | None = None  # sum of now now^T
     cross: Tensor | None = None  # sum of before now^T
@@ -31,6 +32,7 @@ class Moments:
     before: Tensor | None = None
     low: Tensor | None = None  # of each feature, [groups, features]
     high: Tensor | None = None
+    odd: "Moments | None" = None  # of the odd batches alone
 
     @property
     def groups(self) -> int:
@@ -38,8 +40,8 @@ class Moments:
         assert self.gram is not None
         return len(self.gram)
 
-    def add(self, x: Tensor, dense: Tensor | None = None) -> None:
-        """Add samples, ``[groups, features, samples]`` each.
+    def add(self, x: Tensor, dense: Tensor | None = None, *, odd: bool = False) -> None:
+        """Add samples, ``[groups, features, samples]`` each; ``odd``: of an odd batch.
 
         Raises:
             BadCalibration: a number is NaN or infinite.
@@ -51,6 +53,9 @@ class Moments:
                 f"{self.name!r} takes in NaN or infinite numbers on the calibration data (after {self.samples:,} good samples): "
                 "check the batches of the task, and that the network runs on them in this type"
             )
+        if self.split and odd:
+            self.odd = self.odd or Moments(self.name)
+            self.odd.add(x)
         self.samples += x.shape[2]
         low, high = x.aminmax(dim=2)
         self.low = low if self.low is None else self.low.minimum(low)
@@ -76,6 +81,17 @@ class Moments:
         found = self.gram[group] / self.samples
         mean = self.now[group] / self.samples
         return found - torch.outer(mean, mean) if centred else found
+
+    def halves(self, group: int, *, centred: bool = False) -> tuple[Tensor, Tensor]:
+        """`hessian` of the even batches and of the odd ones."""
+        assert self.odd is not None
+        odd, share = self.odd.hessian(group), self.odd.samples / self.samples
+        even = (self.hessian(group) - share * odd) / (1 - share)
+        if not centred:
+            return even, odd
+        one, all_ = self.odd.means(group)[0], self.means(group)[0]
+        other = (all_ - share * one) / (1 - share)
+        return even - torch.outer(other, other), odd - torch.outer(one, one)
 
     def crossed(self, group: int, *, centred: bool = False) -> Tensor:
         """``E[x x'^T]``, or the covariance."""

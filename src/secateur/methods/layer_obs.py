@@ -29,6 +29,7 @@ from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
+from secateur.holdout import HELD_OUT
 from secateur.listening_in import surgical_targets
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
@@ -60,7 +61,8 @@ class LayerObs:
         refit: solve for all survivors of a layer jointly in the end.
         targets: what a pruned layer is to give: "own", "dense" or "apart".
         order: "layers": a layer takes in what the pruned layers before it in its block give; "blocks": what the dense block gives.
-        damping: added to Hessians, as a fraction of the mean diagonal.
+        damping: added to Hessians, as a fraction of the mean diagonal; "held_out": for each layer what does best on batches that its fit did
+            not see (`secateur.holdout`), which matters where samples are few beside its inputs.
         block: columns that the solver "columns" decides together.
         samples: places (patches, tokens) taken of each batch and layer at most, at random.
         blocks: the paths of the blocks, where they are not found by themselves.
@@ -80,7 +82,7 @@ class LayerObs:
     refit: bool = True
     targets: str = "own"
     order: str = "layers"
-    damping: float = 0.01
+    damping: float | str = 0.01
     block: int = 128
     samples: int = 1 << 16
     blocks: tuple[str, ...] | None = None
@@ -99,7 +101,10 @@ class LayerObs:
         for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
             if getattr(self, name) not in words:
                 raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(words)}")
-        for name, least in (("damping", 0), ("samples", 1), ("block", 1), ("tune", 0), ("rate", 0)):
+        if isinstance(self.damping, str) and self.damping != HELD_OUT:
+            raise UnknownName(f"damping={self.damping!r} is not known: use a number, or {HELD_OUT!r}")
+        number = () if self.damping == HELD_OUT else (("damping", 0),)
+        for name, least in (*number, ("samples", 1), ("block", 1), ("tune", 0), ("rate", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise BadSparsity(f"{name}={getattr(self, name)!r} makes no sense: it is a number of {least} or more")
 
@@ -184,7 +189,12 @@ class LayerObs:
         settings = replace(
             self.settings(tuple(sorted(ignored_parameters(model, self.ignore))) if self.tune else ()), lean=lean
         )
-        return targets, Calibration(model, targets, task, settings)
+        calibration = Calibration(model, targets, task, settings)
+        if self.damping == HELD_OUT and len(calibration.batches) < 2:
+            raise NeedsTask(
+                f"damping={HELD_OUT!r} fits on one half of the batches and judges on the other: pass two batches or more"
+            )
+        return targets, calibration
 
     def _units(self, model: nn.Module, targets: dict[str, LayerFacts]) -> Units:
         scores = Scores(
@@ -231,5 +241,5 @@ class LayerObs:
         refitted = ", survivors solved for jointly" if self.refit else ""
         return (
             f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
-            f"damping {self.damping:g}, {len(calibration.batches)} batches, {labels}"
+            f"damping {self.damping}, {len(calibration.batches)} batches, {labels}"
         )
