@@ -21,7 +21,7 @@ __all__ = ["HELD_OUT", "damping_of", "held_out_damping"]
 
 HELD_OUT = "held_out"
 _TRIED = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-_ROWS = 64
+_ROWS = 16
 
 
 def damping_of(asked: float | str, rows: Tensor, found: Moments, share: Callable[[], float], *, centred: bool) -> float:
@@ -52,8 +52,9 @@ def held_out_damping(rows: Tensor, halves: Sequence[tuple[Tensor, Tensor]], shar
         best = (some.abs() * scale.to(some.dtype)).topk(keep, dim=1).indices
         mask = torch.zeros_like(some, dtype=torch.bool).scatter_(1, best, value=True)
         for fitted_on, judged_on in (pair, pair[::-1]):
-            for at, damping in enumerate(_TRIED):
-                matrix = damp(fitted_on.to(some.dtype), damping).matrix
-                fit = refit_on_support(some, matrix, mask, start=some * mask)
+            fit = some * mask
+            for at in reversed(range(len(_TRIED))):  # from where little moves: each fit starts at the one before
+                matrix = damp(fitted_on.to(some.dtype), _TRIED[at]).matrix
+                fit = refit_on_support(some, matrix, mask, start=fit)
                 errors[at] += rows_of_rise((fit - some).double(), judged_on.double()).sum()
     return _TRIED[int(errors.argmin())]
