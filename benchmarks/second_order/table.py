@@ -14,7 +14,7 @@ INTRODUCTION = """# Second order, measured
 
 `python -m benchmarks.second_order <network>`; [the methods](../docs/second-order.md). Seconds are wall time on a machine with other work: not to be
 compared closely. "SparseGPT" is the published method (columns, own targets per block, no joint solve), "Wanda" activation norms, both from this library.
-"split, dense targets" and "tuned" are what this library adds. Italic rows are published, on other checkpoints unless said.
+"split, dense targets", "tuned", "held out" (damping chosen by held-out batches) and "layers by errors" are what this library adds. Italic rows are published, on other checkpoints unless said.
 """
 SECTIONS = {
     "lenet": ("LeNet-300-100 of the L-OBS authors, MNIST", "Test error in per cent; 10,000 unlabelled training images. Layer budgets are given or found from errors."),
@@ -22,9 +22,9 @@ SECTIONS = {
     "mlp": ("MLP 784-40-20-10, MNIST, one-shot", "Accuracy in per cent. Fisher: 1,000 labelled images; layer-wise: 5,000 unlabelled ones."),
     "resnet20": ("ResNet-20, CIFAR-10, one-shot", "Accuracy in per cent on 1,000 images; block convolutions only, batch norms refreshed."),
     "resnet56": ("ResNet-56, CIFAR-10, one-shot", "As above."),
-    "stories": ("stories260k", "Perplexity on 100 stories; calibration on 16 windows of 512 tokens; every linear layer of the blocks alike."),
-    "minilm": ("MiniLM, STS-B", "Spearman's correlation on the development set, times 100; 128 pairs, no scores; every linear layer of the encoder alike."),
-    "smollm": ("SmolLM2-135M, WikiText-2", "Perplexity on 16 windows of 512 evenly from the second half of the validation text, 16 for calibration from the first; every linear layer of the blocks alike."),
+    "stories": ("stories260k", "Perplexity on 100 stories; calibration on 16 windows of 512 tokens; every linear layer of the blocks, alike unless by errors."),
+    "minilm": ("MiniLM, STS-B", "Spearman's correlation on the development set, times 100; 128 pairs, no scores; every linear layer of the encoder, alike unless by errors."),
+    "smollm": ("SmolLM2-135M, WikiText-2", "Perplexity on 16 windows of 512 evenly from the second half of the validation text, 16 for calibration from the first; every linear layer of the blocks, alike unless by errors."),
 }  # fmt: skip
 PUBLISHED: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "lenet": {
