@@ -4,7 +4,7 @@ To search widths, every layer is timed alone on what it really gets, whole and w
 
     t(in, out) = a + b*in + c*out + d*in*out             (in, out: the fractions left)
 
-is put through the four times (the bilinear model of Yang et al. 2019, ECC, eq. 3, for time). Of what the whole network takes beyond
+is put through the four times, a to d not negative (the bilinear model of Yang et al. 2019, ECC, eq. 3, for time). Of what the whole network takes beyond
 those, weights that no layer could be timed alone with (`nn.MultiheadAttention`, LSTM) get a share for their multiply-accumulates, at the
 speed of the timed layers; the rest goes to layers by the size of what they make. The narrowed network is then timed for real, and
 corrects the prediction.
@@ -14,6 +14,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, final
 
 import torch
@@ -161,8 +162,26 @@ def _bilinear(layer: _Layer, seconds: float) -> tuple[float, ...]:
         fractions.append((1.0, true_in, true_out, true_in * true_out))
     times = [found.median_ms for found in measure(calls, seconds=seconds)]
     design = torch.tensor(fractions, dtype=torch.float64)
-    found = torch.linalg.lstsq(design, torch.tensor(times, dtype=torch.float64)[:, None], driver="gelsd").solution[:, 0]
-    return tuple(found.tolist())
+    return tuple(not_negative(design, torch.tensor(times, dtype=torch.float64)).tolist())
+
+
+def not_negative(design: Tensor, times: Tensor) -> Tensor:
+    """Least squares without negative numbers: a clock that was disturbed shall not say that less work takes longer.
+
+    All subsets of the columns ``[times, unknowns]`` are tried, which a few unknowns allow.
+
+    >>> not_negative(torch.tensor([[1.0, 1.0], [1.0, 0.5]]), torch.tensor([1.0, 3.0]))  # a line through them would fall
+    tensor([2.0000, 0.0000])
+    """
+    unknowns, best, least = design.shape[1], design.new_zeros(design.shape[1]), float(times.square().sum())
+    for size in range(unknowns, 0, -1):
+        for chosen in combinations(range(unknowns), size):
+            part = design[:, list(chosen)]
+            solved = torch.linalg.lstsq(part, times[:, None], driver="gelsd").solution[:, 0]
+            error = float((part @ solved - times).square().sum())
+            if bool((solved >= 0).all()) and error < least:
+                least, best = error, torch.zeros_like(best).index_copy_(0, torch.tensor(chosen), solved)
+    return best
 
 
 def _resized(layer: _Layer, f_in: float, f_out: float) -> tuple[nn.Module, Tensor, float, float]:
