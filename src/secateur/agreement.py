@@ -21,7 +21,7 @@ from secateur.gradients import evaluating
 from secateur.graphs import copied
 from secateur.structure import Structure
 
-__all__ = ["difference", "disagreement", "disagreement_in_double", "narrowed_outputs", "outputs_of"]
+__all__ = ["difference", "disagreement", "disagreement_on_reflection", "narrowed_outputs", "outputs_of"]
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
@@ -73,9 +73,28 @@ def difference(expected: Tensor, found: Tensor) -> float:
     return float((expected - found)[finite].abs().max() / expected[finite].abs().max().clamp_min(1e-12))
 
 
-def disagreement_in_double(
+def disagreement_on_reflection(
     masked: nn.Module, structure: Structure, example_inputs: Any, tolerance: float, before: str
 ) -> str:
+    """`disagreement` once more, in float64, and its reason where the network itself never gives the same twice."""
+    failure = _in_double(masked, structure, example_inputs, tolerance, before)
+    if failure and _draws(masked, example_inputs):
+        return (
+            "the network draws random numbers in eval mode (two seeds give two outputs), so whether the narrowed one computes the same "
+            "cannot be told; draw none while self.training is False"
+        )
+    return failure
+
+
+def _draws(model: nn.Module, example_inputs: Any) -> bool:
+    first = outputs_of(model, example_inputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        second = outputs_of(model, example_inputs)
+    return any(difference(a, b) > 0 for a, b in zip(first, second, strict=True))
+
+
+def _in_double(masked: nn.Module, structure: Structure, example_inputs: Any, tolerance: float, before: str) -> str:
     """`disagreement` of copies in float64; ``before`` again where the model does not run in float64."""
     inputs = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, example_inputs)
     try:

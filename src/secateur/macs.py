@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.operations import Term, has_rule, is_harmless, may_multiply, terms_of
 
-__all__ = ["Macs", "count_macs", "count_nonzeros", "holder_of"]
+__all__ = ["Macs", "count_macs", "count_nonzeros", "holder_of", "macs_by_weight"]
 
 
 @dataclass
@@ -42,6 +42,21 @@ class Macs:
     nonzero: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     uncounted: dict[str, None] = field(default_factory=dict)
+
+
+def macs_by_weight(found: Macs, model: nn.Module) -> dict[str, float]:
+    """What each weight of two dimensions or more takes; weights share by size where that cannot be told apart (recurrent layers)."""
+    shares: dict[str, float] = {}
+    for path, total in found.total.items():
+        own = dict(model.get_submodule(path).named_parameters(prefix=path, recurse=False)) if path else {}
+        own = own or dict(model.named_parameters(recurse=False))
+        weights = {name: p.numel() for name, p in own.items() if p.dim() > 1}
+        known = {name: float(min(found.by_weight[name], total)) for name in weights if name in found.by_weight}
+        left = {name: size for name, size in weights.items() if name not in known} or weights
+        rest = max(0.0, total - sum(known.values())) / max(sum(left.values()), 1)
+        for name in weights:
+            shares[name] = shares.get(name, 0.0) + known.get(name, 0.0) + rest * left.get(name, 0)
+    return shares
 
 
 def count_macs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Macs:

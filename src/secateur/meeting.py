@@ -92,12 +92,19 @@ class Met:
     limit: float
     cost: float
 
+    def _why(self, unit: str) -> str:
+        """Why it costs less than it might."""
+        if self.masks.kept == self.masks.total:
+            return "; the dense model keeps that as it is"
+        short = unit != "ms" and self.cost < 0.95 * self.limit
+        return "; what leaves together is too large for more to stay" if short else ""
+
     def says(self, name: str, unit: str) -> str:
         """Asked against achieved, in a sentence."""
         return (
             f"Budget: at most {spelled(self.limit, unit)} {name} were asked for ({self.limit / self.dense:.1%} of the dense model's "
             f"{spelled(self.dense, unit)}), {spelled(self.cost, unit)} are left ({self.cost / self.dense:.1%})"
-            f"{'; what leaves together is too large for more to stay' if unit != 'ms' and self.cost < 0.95 * self.limit else ''}"
+            f"{self._why(unit)}"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from secateur.agreement import disagreement, disagreement_in_double, narrowed_outputs, outputs_of
+from secateur.agreement import disagreement, disagreement_on_reflection, narrowed_outputs, outputs_of
 from secateur.coupling import Coupling, couple
 from secateur.cutting import cut_
 from secateur.errors import NarrowingFailed, NothingToPrune, WrongModel
@@ -82,7 +82,7 @@ def narrow(
         failure = disagreement(expected, narrowed_outputs(thin, example_inputs), tolerance)
         if failure:
             undo()
-            failure = disagreement_in_double(thin, structure, example_inputs, tolerance, failure)
+            failure = disagreement_on_reflection(thin, structure, example_inputs, tolerance, failure)
             undo = cut_(thin, structure, optimizer)
         if failure:
             raise NarrowingFailed(f"{failure}; the model was left as it was. {_ADVICE}")

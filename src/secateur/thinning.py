@@ -199,7 +199,7 @@ def _notes(coupling: Coupling, masks: Masks) -> tuple[str, ...]:
     if any(why.reason == CHANGES for _, why in coupling.dye.palette.frozen):
         notes.append("Some groups stay because the network computed something else without them; explain() says which")
     if masks.kept == masks.total:
-        notes.append("Nothing was removed: what was asked for rounds to zero units in every group")
+        notes.append("Nothing was removed: what was asked for is kept as it is, or rounds to zero units in every group")
     if held:
         notes.append(f"No channel of {len(held)} weight(s) may leave, first {', '.join(held[:4])}")
     return tuple(notes)

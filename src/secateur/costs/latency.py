@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.layers import facts_of
-from secateur.macs import count_macs
+from secateur.macs import count_macs, macs_by_weight
 from secateur.pricing import Part
 from secateur.timing import measure, using_threads
 
@@ -85,28 +85,17 @@ class Latency:
 
 
 def _by_work(model: nn.Module, example_inputs: Any, alone: set[str], timed: float, whole: float) -> list[Part]:
-    """What modules cost of which nothing was timed ``alone``: their multiply-accumulates at the speed of the others, within the ``whole``."""
+    """What weights cost that were not timed ``alone``: their multiply-accumulates at the speed of the others, within the ``whole``."""
     example = Example.of(example_inputs, device_of(model))
     with leaving_no_trace(model):
-        work = run(model, example, lambda: count_macs(model, *example)).total
-    held = {path: _matrices(model, path) for path in work}
-    others = {path: macs for path, macs in work.items() if held[path] and not alone & held[path].keys()}
+        work = macs_by_weight(run(model, example, lambda: count_macs(model, *example)), model)
+    others = {name: macs for name, macs in work.items() if name not in alone}
     left, rest = sum(others.values()), max(0.0, whole - timed)
     if not left:
         return []
     done = sum(work.values()) - left
     rate = min(timed / done, rest / left) if timed > 0 and done else rest / left
-    return [
-        Part(macs * rate * size / sum(held[path].values()), ((name, 0), (name, 1)))
-        for path, macs in others.items()
-        for name, size in held[path].items()
-    ]
-
-
-def _matrices(model: nn.Module, path: str) -> dict[str, int]:
-    """A module's own weights and how many numbers each holds."""
-    own = model.get_submodule(path).named_parameters(path, recurse=False)
-    return {name: p.numel() for name, p in own if p.dim() > 1}
+    return [Part(macs * rate, ((name, 0), (name, 1))) for name, macs in others.items()]
 
 
 @dataclass(frozen=True)

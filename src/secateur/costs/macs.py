@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.macs import Macs as Counted
-from secateur.macs import count_macs
+from secateur.macs import count_macs, macs_by_weight
 from secateur.pricing import Part
 
 __all__ = ["Macs"]
@@ -44,15 +44,11 @@ class Macs:
 
     def parts(self, model: nn.Module, example_inputs: Any) -> tuple[Part, ...]:
         """A part for every weight of two dimensions or more, in layers that multiply."""
-        found = []
-        for path, total in _counted(model, example_inputs).total.items():
-            own = dict(model.get_submodule(path).named_parameters(prefix=path, recurse=False)) if path else {}
-            own = own or dict(model.named_parameters(recurse=False))
-            weights = {name.lstrip("."): p for name, p in own.items() if p.dim() > 1}
-            size = sum(p.numel() for p in weights.values())
-            for name, p in weights.items():
-                found.append(Part(total * p.numel() / size, tuple((name, dim) for dim in range(p.dim()))))
-        return tuple(found)
+        shares = macs_by_weight(_counted(model, example_inputs), model)
+        return tuple(
+            Part(macs, tuple((name, dim) for dim in range(model.get_parameter(name).dim())))
+            for name, macs in shares.items()
+        )
 
     def of_nonzeros(self, model: nn.Module, example_inputs: Any) -> float:
         """Run the model and count those with a weight that is not zero."""

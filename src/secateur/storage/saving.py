@@ -54,7 +54,9 @@ def packed_model(pruned: Pruned | nn.Module, *, dtype: str | None = None) -> Pac
     state = _state_of(model)
     packed = pack(state, dtype=dtype, model=type(model).__name__)
     structure = structure_of(model)
-    if structure and structure.graph is None and isinstance(model, fx.GraphModule):
+    if (
+        structure and structure.graph is None and isinstance(model, fx.GraphModule) and "batch" in model.meta
+    ):  # captured here
         raise WrongModel(
             "this narrowed graph cannot be captured anew when the file is loaded, for its example inputs are more than tensors: "
             "write it with torch.export.save or secateur.export.onnx"
