@@ -219,9 +219,7 @@ def measured(
 ) -> tuple[float, float]:
     """What the model and its narrowed copy cost, side by side."""
     structure = coupling.structure_for(masks)
-    if (
-        not structure.kept
-    ):  # the same to the last digit; a clock that was disturbed once would mislead the search from its start
+    if not structure.kept:  # timed against itself, a disturbed clock would mislead the search from its start
         (dense,) = cost.measure([model], example_inputs)
         return dense, dense
     dense, now = cost.measure([model, cut_copy(model, coupling, structure)], example_inputs)

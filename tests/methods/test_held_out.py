@@ -6,7 +6,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import NeedsTask, UnknownName
-from secateur.holdout import held_out_damping
+from secateur.holdout import damping_of, held_out_damping
 from secateur.moments import Moments
 
 WIDTH = 96
@@ -64,6 +64,12 @@ def test_scope_global_uses_it_too():
     pruned = sc.prune(dense, "layer_obs", sparsity=0.5, scope="global", damping="held_out", task=task)
     assert pruned.masks.sparsity == pytest.approx(0.5, abs=1e-3)
     assert "damping held_out" in pruned.report.method
+
+
+def test_a_layer_that_ran_on_one_half_only_gets_the_usual_damping():
+    found = Moments("w", split=True)
+    found.add(batches(1, seed=3)[0].T[None])
+    assert damping_of("held_out", torch.randn(1, 3, WIDTH), found, lambda: 0.5, centred=False) == 0.01
 
 
 def test_refusals():
