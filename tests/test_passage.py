@@ -9,7 +9,9 @@ from tests.coupling.tricks import NAMES, inputs, make
 from torch import nn
 
 import secateur as sc
+from secateur.noise import fields_like
 from secateur.passage import wires_of
+from secateur.solvers.likeness import Kernel
 from secateur.wiring import filters_of, outgoing_of, set_outgoing_
 
 
@@ -57,27 +59,42 @@ def reason(model, x=None):
 
 
 @pytest.mark.parametrize(
-    ("between", "slope", "elementwise"),
+    ("between", "slope"),
     [
-        (nn.ReLU(), 0.0, True),
-        (nn.ReLU(inplace=True), 0.0, True),
-        (nn.LeakyReLU(0.2), 0.2, True),
-        (nn.PReLU(), 0.25, True),
-        (nn.Identity(), 1.0, True),
-        (torch.abs, -1.0, True),
-        (lambda z: torch.where(z > 0, z, 0.3 * z), 0.3, True),
-        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), 0.0, True),
-        (nn.MaxPool2d(2), 1.0, False),
-        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 0.0, False),
-        (nn.Sequential(nn.Dropout(0.5), nn.Hardtanh(0, 1e9), nn.Upsample(scale_factor=2)), 0.0, True),
+        (nn.ReLU(), 0.0),
+        (nn.ReLU(inplace=True), 0.0),
+        (nn.LeakyReLU(0.2), 0.2),
+        (nn.PReLU(), 0.25),
+        (nn.Identity(), 1.0),
+        (torch.abs, -1.0),
+        (lambda z: torch.where(z > 0, z, 0.3 * z), 0.3),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), 0.0),
+        (nn.Sequential(nn.Dropout(0.5), nn.Hardtanh(0, 1e9), nn.Upsample(scale_factor=2)), 0.0),
     ],
 )
-def test_homogeneous(between, slope, elementwise):
+def test_homogeneous(between, slope):
     (wire,), why = judged(Between(between))
     assert wire.homogeneous
-    assert wire.slope == pytest.approx(slope)
-    assert wire.elementwise == elementwise
+    assert wire.kernel == pytest.approx(Kernel.bent(slope))
+    assert wire.refits
     assert not why
+
+
+@pytest.mark.parametrize(
+    "between",
+    [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AdaptiveMaxPool2d(1), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))],
+    ids=str,
+)
+def test_what_is_expected_of_pooling_by_maxima(between):
+    """Against sampling, also at angles that were not fitted."""
+    (wire,), _ = judged(Between(between))
+    generator = torch.Generator().manual_seed(8)
+    one, other = (fields_like(torch.zeros(1, 4000, 8, 8), generator)[0].unsqueeze(1) for _ in range(2))
+    cosines = torch.tensor([1.0, 0.7, 0.3, 0.0, -0.5, -1.0])
+    mixed = [between(c * one + (1 - c * c).sqrt() * other) for c in cosines]
+    sampled = torch.stack([(between(one) * there).mean() for there in mixed])
+    torch.testing.assert_close(wire.kernel(cosines), sampled / sampled[0], atol=0.04, rtol=0)
+    assert wire.refits
 
 
 @pytest.mark.parametrize(
@@ -98,6 +115,7 @@ def test_homogeneous(between, slope, elementwise):
 def test_not_homogeneous_but_the_same_for_all(between):
     (wire,), _ = judged(Between(between))
     assert not wire.homogeneous
+    assert not wire.refits
 
 
 class TestReasons:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.gates import by_channel
 
-__all__ = ["Change", "noise_from", "noise_like", "units_of"]
+__all__ = ["Change", "fields_like", "noise_from", "noise_like", "units_of"]
 
 _SPREAD = 3.0
 
@@ -43,6 +43,20 @@ def noise_from(module: nn.Module, change: Change) -> Iterator[list[tuple[nn.Modu
 def noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
     """Normal noise of the shape, type and device of a tensor."""
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def fields_like(maps: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise as smooth as images are, of mean square 1 on each map ``[channels, batch, ...]``: amplitudes fall with 1 / frequency."""
+    places = tuple(range(2, maps.dim()))
+    noise = noise_like(maps, generator).double()
+    if places:
+        steps = [torch.fft.fftfreq(maps.shape[d], dtype=torch.float64) for d in places]
+        squares = sum(f.square() for f in torch.meshgrid(*steps, indexing="ij"))
+        lowest = 1 / max(maps.shape[2:])  # the mean is as strong as the longest wave
+        frequencies = torch.as_tensor(squares).sqrt().clamp_(min=lowest).to(noise.device)
+        noise = torch.fft.ifftn(torch.fft.fftn(noise, dim=places) / frequencies, dim=places).real
+        noise = noise / noise.square().mean(places, keepdim=True).sqrt().clamp_(min=1e-30)
+    return noise.to(maps)
 
 
 def _axis(module: nn.Module, flow: Tensor) -> int:

@@ -23,12 +23,14 @@ from secateur.coupling.running import run
 from secateur.examples import leaving_no_trace
 from secateur.gates import Place, reader_inputs
 from secateur.graphs import copied
-from secateur.noise import Change, noise_from, noise_like, units_of
+from secateur.noise import Change, fields_like, noise_from, noise_like, units_of
+from secateur.solvers.likeness import Kernel
 from secateur.wiring import Wire, copy_units_, may_scale, outgoing_of, set_outgoing_, silence_units_, wire_of
 
 __all__ = ["wires_of"]
 
 _FACTORS = (8.0, 0.125)
+_MAPS = 500  # drawn to see what is expected of a function that mixes places
 
 
 def wires_of(model: nn.Module, groups: Sequence[Group], example_inputs: Any) -> tuple[list[Wire], dict[str, list[str]]]:
@@ -112,9 +114,22 @@ class _Trial:
         slope = 0.0 - float((read(lambda z: -torch.ones_like(z)) * ones).sum()) / size if size else 0.0
         above, below = read(lambda z: z.clamp(min=0)), read(lambda z: (-z).clamp(min=0))
         sums = self._alike(above + below, read(Tensor.abs)) & self._alike(above - slope * below, plain)
-        return replace(
-            wire, homogeneous=True, slope=slope, elementwise=bool(sums.all()) and _last_index(wire).shape[1] == 1
-        )
+        return replace(wire, homogeneous=True, kernel=Kernel.bent(slope) if sums.all() else self._kernel(wire))
+
+    def _kernel(self, wire: Wire) -> Kernel:
+        """What is expected of F where it is not a function of every element: how it treats maps as smooth as those of images."""
+        sums, generator = torch.zeros(3, dtype=torch.float64), torch.Generator().manual_seed(4)
+        for _ in range(-(-_MAPS // wire.group.units)):
+            state = generator.get_state()
+
+            def read(sign: int, state: Tensor = state) -> Tensor:
+                generator.set_state(state)
+                return self._arrivals(wire, lambda maps: sign * fields_like(maps, generator)).double()
+
+            above, below = read(1), read(-1)
+            others = above.roll(1, 0)
+            sums += torch.stack([(above * there).mean() for there in (above, others, below)])
+        return Kernel.through(*sums.tolist())
 
     def _norm_follows(self, wire: Wire) -> bool:
         assert wire.norm is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.solvers.least_squares import refit
+from secateur.solvers.least_squares import refit, refit_costs
 from secateur.solvers.likeness import Likeness, expected_likeness, expected_products, relative_likeness
 from secateur.solvers.merging import Merges, cut_off, merge_order, mode_of, saliencies
 from secateur.wiring import Filters, Wire, filters_of, outgoing_of, set_outgoing_
@@ -30,11 +30,13 @@ class Redundancy:
         wire: its layers.
         merges: the order in which all units but one leave.
         mode: the saliency that is most frequent, of all removals or of all pairs; 0 for a group of too few units for a histogram.
+        costs: what each removal costs as a part of all that the group sends on, in that order.
     """
 
     wire: Wire
     merges: Merges
     mode: float
+    costs: Tensor
 
     @property
     def predicted(self) -> int:
@@ -43,7 +45,7 @@ class Redundancy:
 
     def scores(self) -> Tensor:
         """What each unit costs when its turn comes, relative to all that the group sends on, ``[units]``; the last is as dear as the one before."""
-        costs = self.merges.relative().clamp(max=_LARGEST)
+        costs = self.costs.clamp(max=_LARGEST)
         scores = torch.full((self.wire.group.units,), float(costs[-1]) if len(costs) else 1.0, dtype=torch.float64)
         scores[self.merges.removed] = costs
         return scores
@@ -56,7 +58,7 @@ class Redundancy:
 
 
 def redundancy_of(
-    model: nn.Module, wire: Wire, *, distance: str = "relative", histogram: str = "removals"
+    model: nn.Module, wire: Wire, *, distance: str = "relative", histogram: str = "removals", refitted: bool = False
 ) -> Redundancy:
     """Compare all units of a group and merge them in thought.
 
@@ -65,20 +67,25 @@ def redundancy_of(
         wire: see `secateur.passage.wires_of`.
         distance: "relative", as in the paper, or "expected"; see `secateur.solvers.likeness`.
         histogram: "removals" or "pairs": what the mode is taken of.
+        refitted: costs are those that a refit leaves, not those of mergers.
     """
-    likeness, outgoing = _likeness(filters_of(model, wire), wire, distance), outgoing_of(model, wire)
+    filters, outgoing = filters_of(model, wire), outgoing_of(model, wire)
+    likeness = _likeness(filters, wire, distance)
     merges = merge_order(outgoing, *likeness)
     mode = 0.0
     if wire.group.units >= LEAST:
         every = histogram == "pairs"
         mode = mode_of(saliencies(outgoing, likeness.sizes, likeness.apart) if every else merges.saliencies)
-    return Redundancy(wire=wire, merges=merges, mode=mode)
+    costs = merges.relative()
+    if refitted and wire.refits:
+        costs = refit_costs(outgoing, expected_products(*filters, kernel=wire.kernel), merges.removed)
+    return Redundancy(wire=wire, merges=merges, mode=mode, costs=costs)
 
 
 def _likeness(filters: Filters, wire: Wire, distance: str) -> Likeness:
     if distance == "relative":
         return relative_likeness(*filters, homogeneous=wire.homogeneous)
-    return expected_likeness(*filters, homogeneous=wire.homogeneous, slope=wire.slope)
+    return expected_likeness(*filters, homogeneous=wire.homogeneous, kernel=wire.kernel)
 
 
 def merge_(
@@ -98,8 +105,8 @@ def merge_(
     before = outgoing_of(model, wire)
     after = before.clone()
     redundancy.merges.apply_(after, count)
-    if refitted and count and wire.elementwise:
-        products = expected_products(*filters_of(model, wire), slope=wire.slope).to(before.device)
+    if refitted and count and wire.refits:
+        products = expected_products(*filters_of(model, wire), kernel=wire.kernel).to(before.device)
         lost = (before - after).t()  # exactly nothing where a unit had its like, so that such mergers stay exact
         after[kept] += refit(lost, products[:, kept], products[kept][:, kept], damping=damping).t()
     set_outgoing_(model, wire, after)

@@ -15,6 +15,7 @@ from secateur.coupling.groups import Group
 from secateur.facts import LayerFacts
 from secateur.gates import Place, read_by
 from secateur.layers import facts_of
+from secateur.solvers.likeness import RELU, Kernel
 
 __all__ = [
     "Filters",
@@ -39,8 +40,7 @@ class Wire:
         norm: path of the batch norm behind it; None for none.
         readers: the weights that read them, and their dimensions.
         homogeneous: whether F(c z) = c F(z) for c > 0, with F what a reader takes in of a channel z; see `secateur.passage`.
-        slope: -F(-1) / F(1) where it is: 0 for ReLU, 1 where nothing is in between.
-        elementwise: whether F is such a function of every element, followed by something linear at most.
+        kernel: where it is, what is expected of F of two channels.
     """
 
     group: Group
@@ -48,13 +48,17 @@ class Wire:
     norm: str | None
     readers: tuple[Place, ...]
     homogeneous: bool = False
-    slope: float = 0.0
-    elementwise: bool = False
+    kernel: Kernel = RELU
 
     @property
     def layer(self) -> str:
         """Path of the layer that makes the channels."""
         return self.maker[0].rpartition(".")[0]
+
+    @property
+    def refits(self) -> bool:
+        """Whether what is expected of units (`secateur.solvers.likeness`) says how others can make up for one."""
+        return self.homogeneous and self.group.places[self.maker].shape[1] == 1
 
     @property
     def last(self) -> str:

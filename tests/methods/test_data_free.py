@@ -153,6 +153,17 @@ class TestByHand:
             errors.append((thin(fresh) - model(fresh)).detach().square().mean())
         assert errors[1] < 0.7 * errors[0]
 
+    @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1)], ids=str)
+    def test_a_refit_comes_nearer_behind_pooling_by_maxima(self, pool):
+        model = drawn(lambda: nn.Conv2d(3, 40, 3), lambda: pool, lambda: nn.Conv2d(40, 10, 1))
+        fresh = nn.functional.interpolate(torch.randn(64, 3, 6, 6), size=(24, 24), mode="bicubic")
+        errors = []
+        for refit in (False, True):
+            method = DataFree(allocation=Uniform(sparsity=0.5), distance="expected", refit=refit)
+            thin = method(model, example_inputs=fresh[:1]).model
+            errors.append(float((thin(fresh) - model(fresh)).detach().square().mean()))
+        assert errors[1] < 0.95 * errors[0]
+
 
 class TestHowMuch:
     @staticmethod

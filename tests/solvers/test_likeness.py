@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.oracles import relative_distance
 
-from secateur.solvers.likeness import expected_likeness, expected_products, relative_likeness
+from secateur.solvers.likeness import Kernel, expected_likeness, expected_products, relative_likeness
 
 
 def drawn(units, inputs, seed=0):
@@ -66,10 +66,10 @@ class TestExpected:
         one = torch.randn(1, 400_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         z = filters @ root @ x + biases @ one
         f = torch.where(z > 0, z, slope * z)
-        products = expected_products(filters, biases, slope=slope)
+        products = expected_products(filters, biases, kernel=Kernel.bent(slope))
         torch.testing.assert_close(products, f @ f.t() / x.shape[1], rtol=0, atol=0.03 * float(products.max()))
 
-        sizes, apart, shares = expected_likeness(filters, biases, slope=slope)
+        sizes, apart, shares = expected_likeness(filters, biases, kernel=Kernel.bent(slope))
         best = (f @ f.t()) / f.square().sum(1)  # [j, i]: the factor on i that is nearest to j
         errors = f.unsqueeze(1) - best.clamp(min=0).unsqueeze(2) * f.unsqueeze(0)
         expected = errors.square().mean(2) / f.square().mean(1).unsqueeze(1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracles
 
-from secateur.solvers.likeness import expected_likeness, relative_likeness
+from secateur.solvers.likeness import Kernel, expected_likeness, relative_likeness
 from secateur.solvers.merging import Merges, cut_off, merge_order, mode_of, saliencies
 
 
@@ -73,7 +73,11 @@ class TestMergeOrder:
 
         x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
         before = layer(x)
-        likeness = relative_likeness(filters, biases) if relative else expected_likeness(filters, biases, slope=slope)
+        likeness = (
+            relative_likeness(filters, biases)
+            if relative
+            else expected_likeness(filters, biases, kernel=Kernel.bent(slope))
+        )
         merges = merge_order(outgoing, *likeness)
         assert merges.saliencies[:copies].max() == 0
         assert cut_off(merges, 0.0) >= copies

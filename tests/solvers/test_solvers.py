@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.solvers.least_squares import Moments, correction, refit, solve_right
+from secateur.solvers.least_squares import Moments, correction, refit, refit_costs, solve_right
 from secateur.solvers.unit_removal import removal_costs
 
 
@@ -27,6 +27,24 @@ def test_refit_is_least_squares(seed, kept):
     found = refit(weight, x @ now.t(), now @ now.t(), damping=0.0)
     expected = torch.linalg.lstsq(now.t(), (weight @ x).t()).solution.t()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 999))
+def test_costs_of_a_refit_against_brute_force(seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight, x = (torch.randn(*shape, generator=generator).double() for shape in ((3, 7), (7, 40)))
+    removed = torch.randperm(7, generator=generator)[:6]
+    left = torch.tensor([rise(weight, x, set(removed[: k + 1].tolist())) for k in range(6)]) * 40
+    whole = float((weight @ x).square().sum())
+    expected = (left.diff(prepend=torch.zeros(1)) / whole).cummax(0).values
+    torch.testing.assert_close(refit_costs(weight.t(), x @ x.t(), removed), expected.double(), rtol=1e-4, atol=1e-7)
+
+
+def test_a_like_costs_nothing_to_refit():
+    products = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    costs = refit_costs(torch.ones(3, 2), products, torch.tensor([2, 1]))
+    assert costs[0] < 1e-7 < costs[1]
 
 
 @settings(max_examples=20)

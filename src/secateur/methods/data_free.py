@@ -50,7 +50,7 @@ class DataFree:
             which is higher as a rule.
         distance: "relative", as in the paper, or "expected"; see `secateur.solvers.likeness`.
         refit: in the end let all units that stay make up for those that left, by least squares for the inputs that "expected" assumes
-            (no data), where activations are elementwise.
+            (no data), where activations are homogeneous; what that leaves of the error is also what groups are compared by.
         naive: the control: the same units leave, and nothing takes over.
         round_to: keep widths at multiples of this.
         ignore: layers whose channels stay.
@@ -115,8 +115,11 @@ class DataFree:
             raise NothingToPrune(
                 f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no channel may leave'}"
             )
-        how = {"distance": self.distance, "histogram": self.histogram}
-        found = [redundancy_of(model, wire, **how) for wire in wires]
+        refitted = self.refit and not self.naive
+        found = [
+            redundancy_of(model, wire, distance=self.distance, histogram=self.histogram, refitted=refitted)
+            for wire in wires
+        ]
         counts, said = self._counts(model, coupling, found, example_inputs)
         masks = _masks(model, coupling, found, counts)
         source = masks.apply_(self._merged(model, found, counts))
@@ -161,11 +164,9 @@ class DataFree:
         unequal = [one.wire.maker[0] for one in found if not one.wire.homogeneous]
         if unequal:
             notes.append(f"Compared without scaling, since what follows is not homogeneous: {', '.join(unequal)}")
-        unfitted = [one.wire.maker[0] for one, n in zip(found, gone, strict=True) if n and not one.wire.elementwise]
+        unfitted = [one.wire.maker[0] for one, n in zip(found, gone, strict=True) if n and not one.wire.refits]
         if self.refit and unfitted:
-            notes.append(
-                f"Merged without refit, since what follows is not a function of each element: {', '.join(unfitted)}"
-            )
+            notes.append(f"Merged without refit, since what follows is not homogeneous: {', '.join(unfitted)}")
         if not any(gone):
             notes.append("Nothing was removed: the sparsity rounds to zero units, or no two units are alike enough")
         return notes + ([f"Not merged, so left whole: {_listed(why)}"] if why else [])

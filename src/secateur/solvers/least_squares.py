@@ -20,8 +20,9 @@ from torch import Tensor
 
 from secateur.errors import BadCalibration
 
-__all__ = ["Correction", "Moments", "correction", "refit", "solve_right"]
+__all__ = ["Correction", "Moments", "correction", "refit", "refit_costs", "solve_right"]
 
+_NO_NUMBERS = "the sums behind a least-squares fit are NaN or infinite"
 _MOST = 1e2  # damping, as a fraction of the mean diagonal: beyond it nothing moves
 
 
@@ -41,22 +42,57 @@ def refit(weight: Tensor, cross: Tensor, gram: Tensor, *, damping: float = 1e-4)
     return solve_right(weight.double() @ cross.double(), gram, damping=damping).to(weight.dtype)
 
 
+def refit_costs(outgoing: Tensor, products: Tensor, removed: Tensor) -> Tensor:
+    """What is lost with each unit that leaves, when those that stay are refitted each time; a part of all that is sent on.
+
+    With the units in the order in which they stay longest, and ``products`` = L L^T, column k of L is what unit k gives beyond all
+    units before it: the mean square of what only it sends on is ``|| outgoing^T L_k ||^2``. One factorisation for all counts.
+
+    Args:
+        outgoing: ``[units, rows]``, the weights that read each unit.
+        products: ``E[x x^T]``, ``[units, units]``.
+        removed: all units but one, in the order in which they leave.
+
+    Returns:
+        A cost for each of ``removed``, never less than the one before it.
+
+    >>> refit_costs(torch.tensor([[1.0], [2.0], [2.0]]), torch.eye(3), torch.tensor([0, 1]))
+    tensor([0.1111, 0.4444], dtype=torch.float64)
+    """
+    last = torch.ones(len(products), dtype=torch.bool)
+    last[removed] = False
+    order = torch.cat([last.nonzero().squeeze(1), removed.flip(0)])
+    matrix = products.double()[order][:, order]
+    lower = _factor(matrix, damping=0.0)  # likes are singular, and cost what little damping they need
+    sent = (outgoing.double().to(lower)[order].t() @ lower).square().sum(0)
+    total = sent.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return (sent[1:].flip(0) / total).cummax(0).values
+
+
 def solve_right(right: Tensor, gram: Tensor, *, damping: float) -> Tensor:
     """``right @ (gram + damping * mean(diagonal) * I)^-1`` in float64; more damping is tried where that is not positive definite.
 
     Raises:
         BadCalibration: it holds NaN or infinity.
     """
-    matrix = gram.double()
+    factor = _factor(gram.double(), damping=damping)
+    if not bool(right.isfinite().all()):
+        raise BadCalibration(_NO_NUMBERS)
+    return torch.cholesky_solve(right.double().t(), factor).t()
+
+
+def _factor(matrix: Tensor, *, damping: float) -> Tensor:
+    """L with ``L L^T = matrix + damping * mean(diagonal) * I``, or the least damping beyond that it takes."""
+    if not bool(matrix.isfinite().all()):
+        raise BadCalibration(_NO_NUMBERS)
     mean = matrix.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-    if not bool(matrix.isfinite().all() and right.isfinite().all()):
-        raise BadCalibration("the sums behind a least-squares fit are NaN or infinite")
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + damping * mean * eye)
-        if not failed:
-            return torch.cholesky_solve(right.double().t(), factor).t()
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix + damping * mean * eye)
+    while failed:
         damping = max(10 * damping, 1e-8)
+        factor, failed = torch.linalg.cholesky_ex(matrix + damping * mean * eye)
+    return factor
 
 
 @final
