@@ -5,7 +5,7 @@
     solver "blocks"   inverse on consecutive blocks of weights, scores w^2 / (2 [F^-1]_qq), all that leaves is removed jointly per block
                       (Singh & Alistarh 2020)
     solver "joint"    the same support, all survivors of the network solved for jointly through an n x n system (Frantar et al. 2021)
-    solver "search"   the support is searched for too, by iterative hard thresholding (Benbaki et al. 2023)
+    solver "search"   the support is searched for too, by exchanges (CBS, Yu et al. 2022; the problem of CHITA, Benbaki et al. 2023)
 
 In several stages the quadratic is made anew from fresh gradients on the way to the sparsity (CHITA++): one expansion does not reach 95 %.
 """
@@ -140,10 +140,10 @@ class BlockFisher:
         mask = choose(w0.square() / (2 * diagonal))
         if self.solver == "blocks":
             w = block_removal(w0, rows, mask, self.block, self.damping)
-        else:
+        elif self.solver == "joint":
             w = solve_on_support(w0, rows, mask, self.damping)
-            if self.solver == "search":
-                w, mask = best_few(w0, rows, lambda v: choose(v.square()), damping=self.damping, start=w, support=mask)
+        else:
+            w, mask = best_few(w0, rows, choose, support=mask, damping=self.damping)
         unflattened_(student, names, w * mask)
         return Masks(_parts(mask, student, names)), seen
 
