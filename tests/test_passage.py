@@ -94,6 +94,7 @@ def test_what_is_expected_of_pooling_by_maxima(between):
     mixed = [between(c * one + (1 - c * c).sqrt() * other) for c in cosines]
     sampled = torch.stack([(between(one) * there).mean() for there in mixed])
     torch.testing.assert_close(wire.kernel(cosines), sampled / sampled[0], atol=0.04, rtol=0)
+    assert wire.slope == (0 if isinstance(between, nn.Sequential) else 1)
     assert wire.refits
 
 

@@ -114,7 +114,8 @@ class _Trial:
         slope = 0.0 - float((read(lambda z: -torch.ones_like(z)) * ones).sum()) / size if size else 0.0
         above, below = read(lambda z: z.clamp(min=0)), read(lambda z: (-z).clamp(min=0))
         sums = self._alike(above + below, read(Tensor.abs)) & self._alike(above - slope * below, plain)
-        return replace(wire, homogeneous=True, kernel=Kernel.bent(slope) if sums.all() else self._kernel(wire))
+        kernel = Kernel.bent(slope) if sums.all() else self._kernel(wire)
+        return replace(wire, homogeneous=True, slope=slope, kernel=kernel)
 
     def _kernel(self, wire: Wire) -> Kernel:
         """What is expected of F where it is not a function of every element: how it treats maps as smooth as those of images."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.solvers.least_squares import refit, refit_costs
-from secateur.solvers.likeness import Likeness, expected_likeness, expected_products, relative_likeness
+from secateur.solvers.likeness import Kernel, Likeness, expected_likeness, expected_products, relative_likeness
 from secateur.solvers.merging import Merges, cut_off, merge_order, mode_of, saliencies
 from secateur.wiring import Filters, Wire, filters_of, outgoing_of, set_outgoing_
 
@@ -85,7 +85,8 @@ def redundancy_of(
 def _likeness(filters: Filters, wire: Wire, distance: str) -> Likeness:
     if distance == "relative":
         return relative_likeness(*filters, homogeneous=wire.homogeneous)
-    return expected_likeness(*filters, homogeneous=wire.homogeneous, kernel=wire.kernel)
+    # what varies: a mean that all of them have makes them no more alike
+    return expected_likeness(*filters, homogeneous=wire.homogeneous, kernel=Kernel.bent(wire.slope))
 
 
 def merge_(

@@ -40,7 +40,8 @@ class Wire:
         norm: path of the batch norm behind it; None for none.
         readers: the weights that read them, and their dimensions.
         homogeneous: whether F(c z) = c F(z) for c > 0, with F what a reader takes in of a channel z; see `secateur.passage`.
-        kernel: where it is, what is expected of F of two channels.
+        slope: -F(-1) / F(1) where it is: 0 for ReLU, 1 where nothing or a pooling is in between.
+        kernel: where it is, what is expected of F of two channels; that of the slope, but for poolings by maxima, which add a mean.
     """
 
     group: Group
@@ -48,6 +49,7 @@ class Wire:
     norm: str | None
     readers: tuple[Place, ...]
     homogeneous: bool = False
+    slope: float = 0.0
     kernel: Kernel = RELU
 
     @property
