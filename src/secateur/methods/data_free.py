@@ -166,7 +166,9 @@ class DataFree:
             notes.append(f"Compared without scaling, since what follows is not homogeneous: {', '.join(unequal)}")
         unfitted = [one.wire.maker[0] for one, n in zip(found, gone, strict=True) if n and not one.wire.refits]
         if self.refit and unfitted:
-            notes.append(f"Merged without refit, since what follows is not homogeneous: {', '.join(unfitted)}")
+            notes.append(
+                f"Merged without refit, since what follows is not homogeneous or a unit has several channels: {', '.join(unfitted)}"
+            )
         if not any(gone):
             notes.append("Nothing was removed: the sparsity rounds to zero units, or no two units are alike enough")
         return notes + ([f"Not merged, so left whole: {_listed(why)}"] if why else [])
