@@ -15,6 +15,7 @@ __all__ = ["Room", "floors_of"]
 
 Counts = Mapping[str, int]
 _NEAR = 0.99  # of the limit; nearer is not worth giving up better units for
+_NOTHING = 1e-6
 _SWAPS = 8
 _GROUPS = 40  # tried on either side; networks with more groups have cheap units among them
 
@@ -107,8 +108,18 @@ class Room:
             for gives in [name for name in self.full if name != gains and counts[name] > self.floors[name]][:_GROUPS]:
                 step, fewer = self.steps.get(gives, 1), max(1, math.ceil(over / max(prices[gives], 1e-300)))
                 swapped = {**wider, gives: step * ((counts[gives] - fewer) // step)}
-                if swapped[gives] >= self.floors[gives] and self.fits(swapped):
+                if swapped[gives] >= self.floors[gives] and self.fits(swapped) and self._pays(counts, swapped):
                     yield swapped
+
+    def _pays(self, counts: Counts, swapped: Counts) -> bool:
+        """Whether what comes is worth anything beside what goes: likes of units that are there are not."""
+        change = {name: swapped[name] - counts[name] for name in counts if swapped[name] != counts[name]}
+        parts = {
+            name: float(self._ranked(name)[min(counts[name], swapped[name]) : max(counts[name], swapped[name])].sum())
+            for name in change
+        }
+        comes = sum(part for name, part in parts.items() if change[name] > 0)
+        return comes >= _NOTHING * sum(part for name, part in parts.items() if change[name] < 0)
 
     def _more(self, name: str, counts: Counts) -> int:
         """How many units the next step up of a group has; 0 if all are there."""

@@ -33,12 +33,15 @@ _FACTORS = (8.0, 0.125)
 _MAPS = 500  # drawn to see what is expected of a function that mixes places
 
 
-def wires_of(model: nn.Module, groups: Sequence[Group], example_inputs: Any) -> tuple[list[Wire], dict[str, list[str]]]:
+def wires_of(
+    model: nn.Module, groups: Sequence[Group], example_inputs: Any, *, refitted: bool = True
+) -> tuple[list[Wire], dict[str, list[str]]]:
     """The groups whose units may be merged; and for the others why not, reason to group names.
 
-    The model is run a few times for each group, in eval mode, and left as it was.
+    The model is run a few times for each group, in eval mode, and left as it was. Without ``refitted`` nobody will ask for the kernels
+    of poolings by maxima, which take the most runs.
     """
-    trial = _Trial.of(model, example_inputs)
+    trial = _Trial.of(model, example_inputs, sampled=refitted)
     sound: list[Wire] = []
     why: dict[str, list[str]] = {}
     for group in groups:
@@ -63,17 +66,19 @@ class _Trial:
     example: Any
     noise: Any
     tolerance: float
+    sampled: bool
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: Any) -> "_Trial":
+    def of(cls, model: nn.Module, example_inputs: Any, *, sampled: bool) -> "_Trial":
         """In float64 where the model runs in it."""
         generator = torch.Generator().manual_seed(3)
         inputs = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, example_inputs)
         noise = tree_map_only(Tensor, lambda t: noise_like(t, generator) if t.is_floating_point() else t, inputs)
         wide = copied(model).double()
         if not _runs(wide, inputs):  # code with a type of numbers written into it
-            return cls(model=copied(model), example=example_inputs, noise=None, tolerance=1e-4)
-        return cls(model=wide, example=inputs, noise=noise if _runs(wide, noise) else None, tolerance=1e-8)
+            return cls(model=copied(model), example=example_inputs, noise=None, tolerance=1e-4, sampled=sampled)
+        noise = noise if _runs(wide, noise) else None
+        return cls(model=wide, example=inputs, noise=noise, tolerance=1e-8, sampled=sampled)
 
     def passes(self, wire: Wire) -> Wire | str:
         """The wire with what was found out about it, or why its units cannot be merged."""
@@ -114,20 +119,23 @@ class _Trial:
         slope = 0.0 - float((read(lambda z: -torch.ones_like(z)) * ones).sum()) / size if size else 0.0
         above, below = read(lambda z: z.clamp(min=0)), read(lambda z: (-z).clamp(min=0))
         sums = self._alike(above + below, read(Tensor.abs)) & self._alike(above - slope * below, plain)
-        kernel = Kernel.bent(slope) if sums.all() else self._kernel(wire)
+        kernel = self._kernel(wire) if self.sampled and not sums.all() else Kernel.bent(slope)
         return replace(wire, homogeneous=True, slope=slope, kernel=kernel)
 
     def _kernel(self, wire: Wire) -> Kernel:
         """What is expected of F where it is not a function of every element: how it treats maps as smooth as those of images."""
-        sums, generator = torch.zeros(3, dtype=torch.float64), torch.Generator().manual_seed(4)
-        for _ in range(-(-_MAPS // wire.group.units)):
+        sums, generator, drawn = torch.zeros(3, dtype=torch.float64), torch.Generator().manual_seed(4), 0
+
+        def drawing(maps: Tensor) -> Tensor:
+            nonlocal drawn
+            drawn += maps.shape[:2].numel()
+            return fields_like(maps, generator)
+
+        while drawn < _MAPS:
             state = generator.get_state()
-
-            def read(sign: int, state: Tensor = state) -> Tensor:
-                generator.set_state(state)
-                return self._arrivals(wire, lambda maps: sign * fields_like(maps, generator)).double()
-
-            above, below = read(1), read(-1)
+            above = self._arrivals(wire, _some(wire, None, drawing)).double()
+            generator.set_state(state)
+            below = self._arrivals(wire, _some(wire, None, lambda maps: -fields_like(maps, generator))).double()
             others = above.roll(1, 0)
             sums += torch.stack([(above * there).mean() for there in (above, others, below)])
         return Kernel.through(*sums.tolist())

@@ -110,12 +110,12 @@ class DataFree:
             )
         refuse_unusable(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
         coupling = coupling or couple(model, example_inputs, ignore=self.ignore, fallback=self.fallback)
-        wires, why = wires_of(model, coupling.groups(), example_inputs)
+        refitted = self.refit and not self.naive
+        wires, why = wires_of(model, coupling.groups(), example_inputs, refitted=refitted)
         if not wires:
             raise NothingToPrune(
                 f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no channel may leave'}"
             )
-        refitted = self.refit and not self.naive
         found = [
             redundancy_of(model, wire, distance=self.distance, histogram=self.histogram, refitted=refitted)
             for wire in wires
@@ -188,7 +188,7 @@ class DataFree:
     def _said(self) -> str:
         how = "removed as if merged (control)" if self.naive else "merged"
         amount = "up to the mode of the saliencies" if self.allocation is None else describe(self.allocation)
-        rest = (", readers refitted for expected inputs" if self.refit else "") + (
+        rest = (", readers refitted for expected inputs" if self.refit and not self.naive else "") + (
             f", widths in multiples of {self.round_to}" if self.round_to > 1 else ""
         )
         return f"similar units {how}, {self.distance} distance, no data, {amount}{rest}"

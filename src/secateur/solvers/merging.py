@@ -90,7 +90,8 @@ def merge_order(outgoing: Tensor, sizes: Tensor, apart: Tensor, shares: Tensor |
 def _merges(steps: list[tuple[int, int, float, float]], sizes: Tensor, total: float) -> Merges:
     columns = torch.tensor(steps, dtype=torch.float64).reshape(-1, 4).t()
     removed, into = columns[0].long(), columns[1].long()
-    ratios = torch.where(sizes[removed] > 0, columns[2] * sizes[removed] / sizes[into], 0.0)
+    able = (sizes[removed] > 0) & (sizes[into] > 0)  # what gives nothing takes nothing over
+    ratios = torch.where(able, columns[2] * sizes[removed] / torch.where(able, sizes[into], 1.0), 0.0)
     return Merges(removed=removed, into=into, ratios=ratios, saliencies=columns[3], total=total)
 
 
