@@ -96,20 +96,22 @@ def choose(
     *,
     example_inputs: Any,
     round_to: int = 1,
+    unjudged: bool = True,
 ) -> tuple[Masks, tuple[str, ...]]:
-    """Which units stay, as masks, and what came of a budget, in words.
+    """Which units stay, as masks, and what came of a budget, in words; with ``unjudged`` also which groups have no scores.
 
     Raises:
         OverBudget, BadScores, BadSparsity: see the parts.
     """
+    silent = _unjudged(coupling, scores) if unjudged else ()
     if isinstance(allocation, Limit):
         met = meet(model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=round_to)
-        return met.masks, (met.says(allocation.budget.cost, allocation.cost.unit), *_unjudged(coupling, scores))
+        return met.masks, (met.says(allocation.budget.cost, allocation.cost.unit), *silent)
     granularity = Channels(groups=coupling.groups())
     if round_to > 1:
         entries = tuple((granularity.key(group), group.entries) for group in coupling.groups())
         allocation = Rounded(allocation=allocation, multiple=round_to, entries=entries)
-    return plan(scores, granularity, allocation), _unjudged(coupling, scores)
+    return plan(scores, granularity, allocation), silent
 
 
 def _unjudged(coupling: Coupling, scores: Scores) -> tuple[str, ...]:

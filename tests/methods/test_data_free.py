@@ -12,7 +12,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.allocations.uniform import Uniform
-from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
+from secateur.errors import BadScores, BadSparsity, NeedsTask, NothingToPrune, UnknownName
 from secateur.methods import DataFree
 
 IMAGE = (1, 2, 8, 8)
@@ -312,6 +312,19 @@ class TestRefusals:
     def test_nothing_qualifies(self):
         with pytest.raises(NothingToPrune, match=r"can be merged: .*\(a unit is a convolution group\)"):
             sc.prune(make("grouped"), "data_free", granularity="channel", example_inputs=inputs("grouped"))
+
+    @pytest.mark.parametrize("refit", [False, True])
+    @pytest.mark.parametrize(("place", "named"), [("0.weight", "'0'"), ("0.bias", "'0'"), ("2.weight", "'2'")])
+    def test_nan_is_refused_by_name(self, place, named, refit):
+        model = drawn(lambda: nn.Linear(4, 6), nn.ReLU, lambda: nn.Linear(6, 2))
+        model.get_parameter(place).data.flatten()[0] = float("nan")
+        with pytest.raises(BadScores, match=f"numbers of {named} are NaN or infinite.*ignore="):
+            DataFree(refit=refit)(model, example_inputs=torch.ones(1, 4))
+
+    def test_one_unit_each(self):
+        model = drawn(lambda: nn.Linear(4, 1), nn.ReLU, lambda: nn.Linear(1, 2))
+        with pytest.raises(NothingToPrune, match="one unit each"):
+            DataFree()(model, example_inputs=torch.ones(1, 4))
 
     def test_how_much_must_be_said_to_share_it(self):
         with pytest.raises(BadSparsity, match="how much should leave"):

@@ -114,7 +114,7 @@ class DataFree:
         wires, why = wires_of(model, coupling.groups(), example_inputs, refitted=refitted)
         if not wires:
             raise NothingToPrune(
-                f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no channel may leave'}"
+                f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no group of channels may lose any (there is one unit each, or all are outputs, or ignored)'}"
             )
         found = [
             redundancy_of(model, wire, distance=self.distance, histogram=self.histogram, refitted=refitted)
@@ -140,7 +140,8 @@ class DataFree:
             key = Channels(groups=coupling.groups()).key
             allocation = _Without(gone={key(one.wire.group): round(self.fraction * one.predicted) for one in found})
         scores = _scores(model, coupling, found)
-        masks, said = choose(model, coupling, scores, allocation, example_inputs=example_inputs, round_to=self.round_to)
+        how = {"example_inputs": example_inputs, "round_to": self.round_to}
+        masks, said = choose(model, coupling, scores, allocation, unjudged=False, **how)  # why not, is said by itself
         return [_left(one, masks) for one in found], said
 
     def _merged(self, model: nn.Module, found: Sequence[Redundancy], counts: Sequence[int]) -> nn.Module:
@@ -170,8 +171,13 @@ class DataFree:
                 f"Merged without refit, since what follows is not homogeneous or a unit has several channels: {', '.join(unfitted)}"
             )
         if not any(gone):
-            notes.append("Nothing was removed: the sparsity rounds to zero units, or no two units are alike enough")
+            notes.append(f"Nothing was removed: {self._why_none()}")
         return notes + ([f"Not merged, so left whole: {_listed(why)}"] if why else [])
+
+    def _why_none(self) -> str:
+        if self.allocation is None:
+            return "no two units are alike enough; a sparsity or a budget says how many leave all the same"
+        return "what was asked for is kept as it is, or rounds to zero units in every group"
 
     def _row(self, one: Redundancy, count: int) -> dict[str, Any]:
         gone = one.wire.group.units - count
