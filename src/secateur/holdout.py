@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from secateur.moments import Moments
-from secateur.quadratic import damp, rows_of_rise
-from secateur.solvers.support import refit_on_support
+from secateur.quadratic import rows_of_rise
+from secateur.solvers.support import refits_on_support
 
 __all__ = ["HELD_OUT", "damping_of", "held_out_damping"]
 
@@ -55,9 +55,17 @@ def held_out_damping(rows: Tensor, halves: Sequence[tuple[Tensor, Tensor]], shar
         best = (some.abs() * scale.to(some.dtype)).topk(keep, dim=1).indices
         mask = torch.zeros_like(some, dtype=torch.bool).scatter_(1, best, value=True)
         for fitted_on, judged_on in (pair, pair[::-1]):
-            fit = some * mask
-            for at in reversed(range(len(_TRIED))):  # from where little moves: each fit starts at the one before
-                matrix = damp(fitted_on.to(some.dtype), _TRIED[at]).matrix
-                fit = refit_on_support(some, matrix, mask, start=fit)
-                errors[at] += float(rows_of_rise((fit - some).double(), judged_on.double()).sum())
+            matrix, mean = _whole(fitted_on.to(some.dtype))
+            fits = refits_on_support(some, matrix, mask, [d * mean for d in _TRIED[::-1]])
+            rises = [float(rows_of_rise((fit - some).double(), judged_on.double()).sum()) for fit in fits]
+            errors += torch.tensor(rises[::-1], dtype=torch.float64).nan_to_num(nan=torch.inf)
     return _TRIED[int(errors.argmin())]
+
+
+def _whole(hessian: Tensor) -> tuple[Tensor, float]:
+    """With a one on the diagonal of features that never fire, and the mean of the diagonal of the others."""
+    diagonal = hessian.diagonal()
+    dead = diagonal <= 0
+    matrix = hessian.clone()
+    matrix.diagonal().masked_fill_(dead, 1)
+    return matrix, float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0

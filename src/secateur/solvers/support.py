@@ -7,12 +7,17 @@ joint solve is one linear system, with as many constraints as weights that are g
 batches of Cholesky factors; large ones by conjugate gradients on all rows together, preconditioned with the diagonal.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["refit_by_cholesky", "refit_by_gradients", "refit_on_support"]
+from secateur.errors import BadCalibration
+
+__all__ = ["refit_by_cholesky", "refit_by_gradients", "refit_on_support", "refits_on_support"]
 
 _DIRECT = 3e9  # multiply-accumulates up to which factors are made
+_DIRECT_AGAIN = 2e8  # the same for fits that start near their end
 _BATCH = 1 << 25  # numbers in a batch of factors
 
 
@@ -29,17 +34,48 @@ def refit_on_support(weight: Tensor, damped: Tensor, mask: Tensor, *, start: Ten
     >>> refit_on_support(torch.tensor([[2.0, 1.0]]), h, torch.tensor([[True, False]]))
     tensor([[2.5000, 0.0000]])
     """
-    kept = mask.sum(1).double()
-    if float((kept**3).sum()) / 3 <= _DIRECT:
+    if _effort(mask) <= _DIRECT:
         return refit_by_cholesky(weight, damped, mask)
     return refit_by_gradients(weight, damped, mask, start=start)
 
 
+def refits_on_support(weight: Tensor, hessian: Tensor, mask: Tensor, added: Sequence[float]) -> Tensor:
+    """The same for several numbers on the diagonal, from large to small, ``[added, rows, features]``: what costs is shared.
+
+    Rows whose system is not positive definite are NaN.
+    """
+    if _effort(mask) <= _DIRECT_AGAIN:
+        return _by_cholesky(weight, hessian, mask, added)
+    fits = [weight * mask]
+    for number in added:  # from where little moves: each fit starts at the one before
+        matrix = hessian.clone()
+        matrix.diagonal().add_(number)
+        fits.append(refit_by_gradients(weight, matrix, mask, start=fits[-1]))
+    return torch.stack(fits[1:])
+
+
+def _effort(mask: Tensor) -> float:
+    """Multiply-accumulates of all factors."""
+    return float((mask.sum(1).double() ** 3).sum()) / 3
+
+
 def refit_by_cholesky(weight: Tensor, damped: Tensor, mask: Tensor) -> Tensor:
-    """The same, exactly, in float64."""
-    h, w = damped.double(), weight.double()
-    right = w @ h
-    fitted = torch.zeros_like(w)
+    """The same, exactly, in float64.
+
+    Raises:
+        BadCalibration: ``damped`` is not positive definite.
+    """
+    fitted = _by_cholesky(weight, damped, mask, [0.0])[0]
+    if bool(fitted.isnan().any()) and bool(weight.isfinite().all()):
+        raise BadCalibration(
+            "a least-squares fit has no unique solution: its Hessian is not positive definite; use more damping"
+        )
+    return fitted
+
+
+def _by_cholesky(weight: Tensor, hessian: Tensor, mask: Tensor, added: Sequence[float]) -> Tensor:
+    h, w = hessian.double(), weight.double()
+    fitted = torch.zeros(len(added), *w.shape, dtype=w.dtype, device=w.device)
     order = mask.sum(1).argsort()
     at = 0
     counts = mask.sum(1)[order].tolist()
@@ -50,22 +86,32 @@ def refit_by_cholesky(weight: Tensor, damped: Tensor, mask: Tensor) -> Tensor:
         ):
             stop += 1
         chosen = order[at:stop]
-        fitted[chosen] = _solved(right[chosen], h, mask[chosen], counts[stop - 1])
+        fitted[:, chosen] = _solved(w[chosen], h, mask[chosen], counts[stop - 1], added)
         at = stop
     return fitted.to(weight.dtype)
 
 
-def _solved(right: Tensor, h: Tensor, mask: Tensor, width: int) -> Tensor:
+def _solved(w: Tensor, h: Tensor, mask: Tensor, width: int, added: Sequence[float]) -> Tensor:
     """Solve rows of up to ``width`` survivors; shorter ones are filled up with ones on the diagonal."""
+    fits = torch.zeros(len(added), *w.shape, dtype=h.dtype, device=h.device)
     if width == 0:
-        return torch.zeros_like(right)
-    place = (~mask).long().argsort(dim=1, stable=True)[:, :width]  # survivors first
+        return fits
+    place = (~mask).byte().argsort(dim=1, stable=True)[:, :width]  # survivors first
     real = mask.gather(1, place)
     system = h[place.unsqueeze(2), place.unsqueeze(1)]
-    system = system * (real.unsqueeze(2) & real.unsqueeze(1)) + torch.diag_embed((~real).double())
-    b = right.gather(1, place) * real
-    solved = torch.cholesky_solve(b.unsqueeze(2), torch.linalg.cholesky(system)).squeeze(2)
-    return torch.zeros_like(right).scatter_(1, place, solved * real)
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    if not bool(real.all()):
+        system *= real.unsqueeze(2) & real.unsqueeze(1)
+        diagonal += ~real
+    b, own = (w @ h).gather(1, place), w.gather(1, place)
+    before = 0.0
+    for fit, number in zip(fits, added, strict=True):
+        diagonal += number - before
+        before = number
+        factor, failed = torch.linalg.cholesky_ex(system)
+        solved = torch.cholesky_solve((b + number * own).unsqueeze(2), factor).squeeze(2)
+        fit.scatter_(1, place, (solved * real).masked_fill_((failed != 0).unsqueeze(1), torch.nan))
+    return fits
 
 
 def refit_by_gradients(
