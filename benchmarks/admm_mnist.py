@@ -24,7 +24,7 @@ import secateur as sc
 from benchmarks import nets
 from benchmarks.data import Split, load_mnist
 from benchmarks.record import options, record
-from benchmarks.training import accuracy, each_batch
+from benchmarks.training import accuracy, each_batch, warped
 from secateur.criteria.random import Random
 
 MAKE = {"lenet_5": nets.make_lenet_5, "lenet_300_100": nets.make_lenet_300_100}
@@ -37,6 +37,9 @@ def shifted(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.roll(x, (dy, dx), (2, 3))
 
 
+AUGMENT = {"": lambda x, _: x, "shifts": shifted, "warps": warped}
+
+
 def fit(
     model: nn.Module,
     data: Split,
@@ -47,7 +50,7 @@ def fit(
     begin: Any = None,
     cut: float = 0.0,
     teacher: nn.Module | None = None,
-    augment: bool = True,
+    augment: str = "shifts",
 ) -> Any:
     """Train with Adam; the rate is constant up to ``cut`` of the steps and then falls as a cosine. Returns the run."""
     total = int(epochs * (len(data.x_train) // BATCH))
@@ -61,7 +64,7 @@ def fit(
             break
         done = max(0.0, step / total - cut) / (1 - cut)
         optimizer.param_groups[0]["lr"] = lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        moved = shifted(x, generator) if augment else x
+        moved = AUGMENT[augment](x, generator)
         optimizer.zero_grad(set_to_none=True)
         value = loss(model, (moved.contiguous(memory_format=torch.channels_last), y))
         (value + run.penalty() if run is not None else value).backward()
@@ -171,7 +174,9 @@ def main() -> None:
     parser.add_argument("--name", default="")
     parser.add_argument("--cache", type=Path, help="folder for the networks, to begin at later")
     parser.add_argument("--begin-at", type=int, default=0, help="begin at the result that kept so many (progressive)")
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--augment", choices=AUGMENT, default="shifts", help="what is done with the training images; '' for nothing"
+    )
     parser.add_argument("--teacher", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--first-seed", type=int, default=0)
     args = parser.parse_args()

@@ -55,6 +55,17 @@ def train(
 
 
 @torch.no_grad()
+def warped(x: Tensor, generator: torch.Generator, *, shift: float = 0.5, degrees: float = 3.0) -> Tensor:
+    """Every picture moved by up to ``shift`` pixels each way, turned by up to ``degrees`` and scaled by as many per cent."""
+    turn, scale, right, down = (2 * torch.rand(4, len(x), generator=generator) - 1).unbind()
+    turn, scale = turn * degrees * torch.pi / 180, 1 + scale * degrees / 100
+    right, down = 2 * shift * right / x.shape[3], 2 * shift * down / x.shape[2]
+    rows = [turn.cos() * scale, -turn.sin() * scale, right, turn.sin() * scale, turn.cos() * scale, down]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> float:
     """Per cent right, in evaluation mode; one logit counts as a yes above 0."""
     model.eval()
