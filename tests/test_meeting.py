@@ -115,6 +115,12 @@ class TestRefusals:
         with pytest.raises(OverBudget, match=r"no widths were found that cost at most .*; raise the budget"):
             sc.prune(convnet(), budget="params:10", granularity="channel", example_inputs=IMAGE)
 
+    @pytest.mark.parametrize(("budget", "said"), [("bytes:1kB", True), ("peak_memory:100B", False)])
+    def test_the_header_counts_in_files_only(self, budget, said):
+        with pytest.raises(OverBudget) as refused:
+            sc.prune(convnet(), budget=budget, granularity="channel", example_inputs=IMAGE)
+        assert ("header of the file" in str(refused.value)) == said
+
     def test_all_fits(self):
         pruned = sc.prune(convnet(), budget="params:100%", granularity="channel", example_inputs=IMAGE)
         assert pruned.masks.sparsity == 0

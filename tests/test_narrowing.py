@@ -151,6 +151,12 @@ class TestRefusals:
             assert torch.equal(parameter.grad, gradients[name])
         steps(net, optimizer, example, 1)
 
+    def test_masks_may_be_a_plain_dictionary(self):
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        kept = torch.arange(8) < 6
+        masks = {"0.weight": kept[:, None].expand(8, 4), "0.bias": kept, "2.weight": kept.expand(3, 8)}
+        assert sc.narrow(net, masks, torch.randn(2, 4))[0].out_features == 6
+
     def test_noise_in_the_forward_cannot_be_compared(self):
         class Noisy(nn.Module):
             def __init__(self):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import BadSparsity, NeedsTask, UnknownName, WrongModel
+from secateur.errors import BadScores, BadSparsity, NarrowingFailed, NeedsTask, UnknownName, WrongModel
 
 X = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -85,3 +85,48 @@ def test_a_loss_is_one_number():
     task = sc.Task([IMAGE.repeat(4, 1, 1, 1)], loss=lambda model, batch: model(batch).flatten(1).mean(1))
     with pytest.raises(NeedsTask, match=r"Task\.loss gave a tensor of shape \[4\]"):
         sc.prune(convnet(), "taylor", granularity="channel", sparsity=0.5, example_inputs=IMAGE, task=task)
+
+
+def test_a_loss_has_a_gradient():
+    task = sc.Task([IMAGE], loss=lambda model, batch: model(batch).detach().mean())
+    with pytest.raises(NeedsTask, match=r"without a gradient, and .*needs one: look for detach"):
+        sc.prune(convnet(), "taylor", granularity="channel", sparsity=0.5, example_inputs=IMAGE, task=task)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "random", "fpgm"])
+@pytest.mark.parametrize(("place", "number"), [("0.weight", float("nan")), ("2.weight", float("inf"))])
+def test_nan_is_named_where_it_is(method, place, number):
+    model = convnet()
+    model.get_parameter(place).data[0, 0, 0, 0] = number
+    with pytest.raises(BadScores, match=f"1 of .* numbers of '{place}' are NaN or infinite"):
+        sc.prune(model, method, granularity="channel", sparsity=0.5, example_inputs=IMAGE)
+
+
+def test_outputs_that_are_no_numbers_agree_with_nothing():
+    with pytest.raises(NarrowingFailed, match="cannot be compared"):
+        sc.prune(convnet(), granularity="channel", sparsity=0.5, example_inputs=torch.full_like(IMAGE, float("nan")))
+
+
+def test_widths_that_are_not_in_multiples_are_admitted(monkeypatch):
+    tried, other = [], sc.prune(convnet(), granularity="channel", sparsity=0.5, example_inputs=IMAGE)
+
+    def tried_first(self, model, **how):
+        tried.append(self.round_to)
+        if self.round_to == 8:
+            raise sc.errors.OverBudget
+        return other
+
+    monkeypatch.setattr(sc.methods.Channel, "__call__", tried_first)
+    pruned = sc.prune(convnet(), granularity="channel", budget="latency:50%", example_inputs=IMAGE)
+    assert any("any width was allowed" in note for note in pruned.report.notes)
+    assert tried == [8, 1]
+
+
+def test_options_of_channels_are_among_those_there_are():
+    with pytest.raises(UnknownName, match=r"no option 'round_too'; it has: p, round_to, .*did you mean 'round_to'"):
+        sc.prune(convnet(), granularity="channel", sparsity=0.5, round_too=8, example_inputs=IMAGE)
+
+
+def test_methods_of_masks_take_no_channels():
+    with pytest.raises(UnknownName, match="Stepwise"):
+        sc.methods.Iterative(sparsity=0.5, rounds=1, granularity="channel")(convnet(), lambda model: None, rewind=False)

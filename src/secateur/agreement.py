@@ -21,7 +21,7 @@ from secateur.gradients import evaluating
 from secateur.graphs import copied
 from secateur.structure import Structure
 
-__all__ = ["difference", "disagreement", "disagreement_on_reflection", "narrowed_outputs", "outputs_of"]
+__all__ = ["comparable", "difference", "disagreement", "disagreement_on_reflection", "narrowed_outputs", "outputs_of"]
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
@@ -61,6 +61,12 @@ def disagreement(expected: list[Tensor], found: list[Tensor], tolerance: float) 
                 "so a rule is wrong for this network"
             )
     return ""
+
+
+def comparable(outputs: list[Tensor]) -> bool:
+    """Whether there is a finite number among the floats, or there are no floats."""
+    floats = [t for t in outputs if t.is_floating_point() and t.numel()]
+    return not floats or any(bool(torch.isfinite(t).any()) for t in floats)
 
 
 def difference(expected: Tensor, found: Tensor) -> float:

@@ -167,7 +167,7 @@ class _Search:
             raise OverBudget(
                 f"no widths were found that cost at most {spelled(limit, cost.unit)}: the nearest cost {spelled(now, cost.unit)}, all "
                 f"channels {spelled(dense, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
-                f"{'; the receipt in the header of the file counts, too' if cost.unit == 'bytes' else ''}"
+                f"{'; the receipt in the header of the file counts, too' if within.budget.cost == 'bytes' else ''}"
             )
         return best
 

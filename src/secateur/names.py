@@ -6,7 +6,7 @@ the door; inside the library there are only objects.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -76,8 +76,8 @@ def find(folder: str, name: str) -> Any:
     return getattr(module, module.__all__[0])
 
 
-def build(thing: Any, options: Mapping[str, Any], what: str) -> Any:
-    """Construct ``thing`` from ``options``, refusing those it does not have.
+def build(thing: Any, options: Mapping[str, Any], what: str, *, more: Iterable[str] = ()) -> Any:
+    """Construct ``thing`` from ``options``, refusing those it does not have; ``more`` names others that the caller takes himself.
 
     Raises:
         UnknownName: an option is not a field of it.
@@ -86,7 +86,10 @@ def build(thing: Any, options: Mapping[str, Any], what: str) -> Any:
         known = [f.name for f in fields(thing) if f.init]
         for option in options:
             if option not in known:
-                raise UnknownName(f"{what} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+                known += more
+                raise UnknownName(
+                    f"{what} has no option {option!r}; it has: {', '.join(known) or 'none'}{_hint(option, known)}"
+                )
     return thing(**options)
 
 
@@ -129,9 +132,14 @@ def granularity_of(text: str | Granularity) -> Granularity:
     if ":" in text and not text[0].isdigit() and not text.startswith("block:"):
         made = dotted(text)
         return made() if isinstance(made, type) else made  # type: ignore[no-any-return]
+    if text == "channel":
+        raise UnknownName(
+            "granularity='channel' takes channels out for real, and this method sets weights to zero: use sc.prune(..., "
+            "granularity='channel'), sc.methods.Stepwise, GDP or Slimming; for whole filters of zeros, granularity='filter'"
+        )
     raise UnknownName(
         f"granularity {text!r} is unknown; there are: unstructured, row, N:M such as 2:4, block:RxC such as block:4x1, "
-        "filter, kernel, input_channel, shape, channel (yours: 'package.module:Thing')"
+        "filter, kernel, input_channel, shape, and channel in sc.prune (yours: 'package.module:Thing')"
     )
 
 

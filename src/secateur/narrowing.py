@@ -5,14 +5,15 @@ both are run on the example and compared; a difference is an error, and everythi
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.agreement import disagreement, disagreement_on_reflection, narrowed_outputs, outputs_of
+from secateur.agreement import comparable, disagreement, disagreement_on_reflection, narrowed_outputs, outputs_of
 from secateur.coupling import Coupling, couple
 from secateur.cutting import cut_
 from secateur.errors import NarrowingFailed, NothingToPrune, WrongModel
@@ -28,12 +29,16 @@ _NOTHING = (
     "no channel is masked in all of its places, so nothing can leave; prune with granularity='channel', or see "
     "couple(model, example_inputs).groups() for what a channel consists of"
 )
+_NO_NUMBERS = (
+    "the masked model gives NaN or infinity everywhere on the example, so the narrowed one cannot be compared with it: look at the "
+    "example, and for NaN among weights and buffers such as running_var"
+)
 _ADVICE = "Find the layer with couple(model, example_inputs).explain('...') and exclude it with ignore=[...]"
 
 
 def narrow(
     model: nn.Module,
-    masks: Masks,
+    masks: Masks | Mapping[str, Tensor],
     example_inputs: Any,
     *,
     coupling: Coupling | None = None,
@@ -45,7 +50,7 @@ def narrow(
 
     Args:
         model: any module that runs on ``example_inputs``.
-        masks: which weights stay, by parameter name; zeros elsewhere are kept as zeros.
+        masks: which weights stay, by parameter name, bool; zeros elsewhere are kept as zeros.
         example_inputs: a tensor, a tuple, or a dict of keyword inputs.
         coupling: what `couple` found, if it was run before.
         optimizer: carry its state along (implies ``inplace``).
@@ -60,8 +65,10 @@ def narrow(
 
     Raises:
         NothingToPrune: no channel is masked entirely.
-        NarrowingFailed: the narrowed model differs from the masked one; the model is as it was before.
+        NarrowingFailed: the narrowed model differs from the masked one, or gives no finite number to compare; the model is as it
+            was before.
     """
+    masks = masks if isinstance(masks, Masks) else Masks(dict(masks))
     masks.check(model)
     inplace |= optimizer is not None
     earlier = structure_of(model)
@@ -79,6 +86,8 @@ def narrow(
     expected = outputs_of(thin, example_inputs)
     undo = cut_(thin, structure, optimizer)
     try:
+        if not comparable(expected):
+            raise NarrowingFailed(_NO_NUMBERS)
         failure = disagreement(expected, narrowed_outputs(thin, example_inputs), tolerance)
         if failure:
             undo()

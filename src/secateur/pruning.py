@@ -1,6 +1,6 @@
 """`prune`: the one call. Strings become objects here, and only here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -110,16 +110,15 @@ def prune(
             ignore=ignore,
             runtime=runtime,
         )
-        with suppress(OverBudget):  # odd widths cost more than they save, unless there is no other way
-            return again(task=task, example_inputs=example_inputs, seed=seed, round_to=8, **options)
-        options["round_to"] = 1
+        return _rounded(partial(again, task=task, example_inputs=example_inputs, seed=seed, **options))
     own = _own(method, granularity)
     if own is not None:
         built = _built(own, method, amount, granularity, options, ignore=ignore, seed=seed)
     elif granularity == "channel":
         shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
         allocation = amount.of_groups()
-        built = Channel(criterion=_criterion(method, options, seed), allocation=allocation, ignore=ignore, **shape)
+        criterion = _criterion(method, options, seed, more=_OF_CHANNELS)
+        built = Channel(criterion=criterion, allocation=allocation, ignore=ignore, **shape)
     else:
         pattern = granularity_of(granularity)
         built = OneShot(
@@ -130,6 +129,15 @@ def prune(
             include_bias=include_bias,
         )
     return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
+
+
+def _rounded(again: Callable[..., Pruned]) -> Pruned:
+    """Widths in multiples of 8: odd ones cost more than they save, unless there is no other way."""
+    with suppress(OverBudget):
+        return again(round_to=8)
+    found = again(round_to=1)
+    said = "No widths in multiples of 8, the default for a latency, keep this budget, so any width was allowed; round_to=8 insists"
+    return replace(found, report=replace(found.report, notes=(*found.report.notes, said)))
 
 
 def _built(
@@ -218,7 +226,7 @@ def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
     return None if own is None else found
 
 
-def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> Criterion:
+def _criterion(method: str | Criterion, options: dict[str, Any], seed: int, *, more: Iterable[str] = ()) -> Criterion:
     if not isinstance(method, str):
         if options:
             raise UnknownName(f"{method} is an object and takes no further options, but got {', '.join(options)}")
@@ -230,4 +238,4 @@ def _criterion(method: str | Criterion, options: dict[str, Any], seed: int) -> C
     found = find("criteria", method)
     if "seed" in getattr(found, "__dataclass_fields__", {}):
         options = {"seed": seed} | options
-    return build(found, options, f"method {method!r}")  # type: ignore[no-any-return]
+    return build(found, options, f"method {method!r}", more=more)  # type: ignore[no-any-return]

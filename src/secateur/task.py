@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.errors import NeedsTask
@@ -66,6 +67,11 @@ class Task:
                 found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise NeedsTask(
                     f"Task.loss gave {found}; it must give one number for a batch, a tensor: a mean over its examples, say"
+                )
+            if torch.is_grad_enabled() and not value.requires_grad:
+                raise NeedsTask(
+                    f"Task.loss gave a number without a gradient, and {who} needs one: look for detach(), item(), torch.no_grad() or "
+                    "argmax on the way from the model's output to the loss"
                 )
             return value.reshape(())
 

@@ -200,3 +200,5 @@ def test_refusals():
             wrong(model, never, example_inputs=x)
     with pytest.raises(sc.errors.NeedsTask, match="example_inputs="):
         Stepwise(sparsity=0.5)(model, never)
+    with pytest.raises(sc.errors.WrongModel, match="in place"):
+        Stepwise(sparsity=0.5)(model, lambda m, _: copy.deepcopy(m), example_inputs=x)

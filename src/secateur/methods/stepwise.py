@@ -21,7 +21,7 @@ from secateur.budgets import Budget
 from secateur.coupling import Coupling
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSchedule
+from secateur.errors import BadSchedule, WrongModel
 from secateur.examples import leaving_no_trace
 from secateur.graphs import copied
 from secateur.limits import check_units, share_of
@@ -148,7 +148,9 @@ class _Walk:
             batches = self.task.each_batch("Stepwise(recalibrate=True)")
             recalibrate_(student, batches, lambda model, batch: run_batch(model, batch, self.task))
         before = self._score(student)
-        train(student, number)
+        returned = train(student, number)
+        if isinstance(returned, nn.Module) and returned is not student:
+            raise WrongModel("train(model, step) returned another model; it has to train the one it is given, in place")
         after, floor = self._score(student), self.method.min_score
         kept = floor is None or after is None or after >= floor
         done = {"step": number, "asked": asked, "cost": self._cost(student), "units": left, "params": _size(student)}
