@@ -12,6 +12,7 @@ from secateur.costs.macs import Macs
 from secateur.costs.params import Params
 from secateur.costs.peak_memory import PeakMemory
 from secateur.errors import BadSparsity, OverBudget, UnknownName
+from secateur.meeting import Aims
 
 COSTS = {"params": Params(), "macs": Macs(), "bytes": Bytes(), "peak_memory": PeakMemory()}
 
@@ -151,3 +152,13 @@ def test_curves_under_a_budget():
 def test_the_receipt_says_asked_and_reached():
     pruned = sc.prune(convnet(), budget="macs:50%", granularity="channel", example_inputs=IMAGE)
     assert any("macs were asked for (50.0%" in note and "are left (4" in note + "(4" for note in pruned.report.notes)
+
+
+def test_the_search_gets_below_also_where_predictions_hardly_matter():
+    aims, best = Aims(start=80.0, least=5.0, slack=0.0), 0.0
+    for _ in range(12):
+        ratio = 1.02 if aims.next > 10 else 0.9
+        best = max(best, ratio * (ratio <= 1))
+        if not aims.learn(ratio):
+            break
+    assert best == 0.9

@@ -203,9 +203,8 @@ class Aims:
         above = min((aim for aim, found in self.seen.items() if found > target), default=None)
         below = max((aim for aim, found in self.seen.items() if found <= target), default=None)
         if above is None or below is None or above <= below:
-            overshoot = (
-                0.002 * len(self.seen) if ratio > target else 0.0
-            )  # a little further each time, so that it gets below
+            # twice as far each time, so that it gets below also where what is predicted hardly moves what is measured
+            overshoot = min(0.5, 0.001 * 2 ** len(self.seen)) if ratio > target else 0.0
             aim = self.next * target / ratio * (1 - overshoot)
         else:
             share = (target - self.seen[below]) / max(self.seen[above] - self.seen[below], 1e-12)
