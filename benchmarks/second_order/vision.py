@@ -39,7 +39,8 @@ def lenet(args: Any) -> Bench:
             budget = {name: 1 - share for name, share in zip(("1", "3", "5"), keep, strict=True)}
             shared = {"sparsity": 0.5, "scope": "layer", "overrides": budget, "task": task}
             for name, how in LAYERWISE.items():
-                yield level, name, partial(sc.prune, model, "layer_obs", **shared, **how)
+                if "scope" not in how:
+                    yield level, name, partial(sc.prune, model, "layer_obs", **shared, **how)
         yield from found_budgets(model, task)
         yield from retrained(model, data, (0.95, 0.965, 0.975, 0.98, 0.985), (80, 80, 80, 100, 300))
 
