@@ -25,7 +25,7 @@ from secateur.protocols import Granularity
 from secateur.quadratic import Damped, chosen_by, damp, inverse, rise
 from secateur.scores import Scores
 from secateur.solvers.admm_support import admm_support
-from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
+from secateur.solvers.column_obs import ColumnChoice, column_obs
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_on_support
 
@@ -182,7 +182,7 @@ def _chosen(
     choices = _choices(w, damped, quota, solver, weigh)
     root = weigh.sqrt()  # rows are solved alike whatever they count, but they compete by it
     found = [
-        column_obs(a * r, d.matrix, choice, block=block, factor=upper_factor(d.matrix))
+        column_obs(a * r, d.matrix, choice, block=block)
         for a, r, d, choice in zip(w, root, damped, choices, strict=True)
     ]
     moved = torch.stack([weights for weights, _, _ in found]) / root

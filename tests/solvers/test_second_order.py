@@ -11,7 +11,7 @@ from secateur.errors import BadCalibration, OverBudget
 from secateur.quadratic import chosen_by, damp, rise
 from secateur.solvers.admm_support import admm_support
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
-from secateur.solvers.column_obs import ColumnChoice, column_obs
+from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
 from secateur.solvers.l0_regression import best_few, loss_of, solve_on_support
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_by_cholesky, refit_by_gradients
@@ -76,6 +76,24 @@ def test_columns_keep_exactly_what_was_asked_for_and_predict_their_rise(choice):
         assert (mask.view(4, 2, 4).sum(2) == 2).all()
     if choice.rows == 2:
         assert set(mask.view(2, 2, 4, 2).sum((1, 3)).flatten().tolist()) <= {0, 4}
+
+
+@pytest.mark.parametrize("size", [1, 7, 256, 301, 1030])
+def test_the_factor_of_the_inverse_is_upper_and_multiplies_to_it(size):
+    g = torch.Generator().manual_seed(size)
+    x = torch.randn(2 * size + 2, size, generator=g, dtype=torch.float64)
+    h = x.t() @ x / len(x)
+    u = upper_factor(h)
+    assert not u.tril(-1).any() and (u.diagonal() > 0).all()
+    assert torch.allclose(u.t() @ u @ h, torch.eye(size, dtype=torch.float64), atol=1e-9)
+
+
+def test_columns_leave_what_they_are_given_alone():
+    w, h = problem(2, rows=4)
+    for given in (w, w.t().contiguous().t()):
+        before, curvature = given.clone(), h.clone()
+        moved, _, _ = column_obs(given, h, ColumnChoice(count=20))
+        assert torch.equal(given, before) and torch.equal(h, curvature) and not torch.equal(moved, before)
 
 
 def test_a_single_removal_is_the_brute_force_one():
