@@ -84,16 +84,19 @@ def test_the_factor_of_the_inverse_is_upper_and_multiplies_to_it(size):
     x = torch.randn(2 * size + 2, size, generator=g, dtype=torch.float64)
     h = x.t() @ x / len(x)
     u = upper_factor(h)
-    assert not u.tril(-1).any() and (u.diagonal() > 0).all()
+    assert not u.tril(-1).any()
+    assert (u.diagonal() > 0).all()
     assert torch.allclose(u.t() @ u @ h, torch.eye(size, dtype=torch.float64), atol=1e-9)
 
 
 def test_columns_leave_what_they_are_given_alone():
     w, h = problem(2, rows=4)
-    for given in (w, w.t().contiguous().t()):
-        before, curvature = given.clone(), h.clone()
-        moved, _, _ = column_obs(given, h, ColumnChoice(count=20))
-        assert torch.equal(given, before) and torch.equal(h, curvature) and not torch.equal(moved, before)
+    for weight in (w, w.t().contiguous().t()):
+        before, curvature = weight.clone(), h.clone()
+        moved, _, _ = column_obs(weight, h, ColumnChoice(count=20))
+        assert torch.equal(weight, before)
+        assert torch.equal(h, curvature)
+        assert not torch.equal(moved, before)
 
 
 def test_a_single_removal_is_the_brute_force_one():
