@@ -36,14 +36,25 @@ LAYERWISE = {
 LEVELS = (("unstructured", 0.5), ("2:4", None), ("unstructured", 0.6), ("unstructured", 0.7), ("4:8", None))
 
 
-def transformer_cases(model: nn.Module, task: sc.Task, ignore: list[str], folder: Path | None) -> Iterator[Case]:
-    """All linear layers of the blocks, at the same sparsity in each unless it goes by errors; N:M is the same everywhere."""
+def transformer_cases(
+    model: nn.Module,
+    task: sc.Task,
+    ignore: list[str],
+    folder: Path | None,
+    *,
+    unfit: dict[str, list[str]] | None = None,
+) -> Iterator[Case]:
+    """All linear layers of the blocks, at the same sparsity in each unless it goes by errors; N:M is the same everywhere.
+
+    ``unfit``: what else is left alone, by granularity: layers whose inputs are no multiple of m.
+    """
     for granularity, s in LEVELS:
         for name, how in LAYERWISE.items():
             if not s and "scope" in how:
                 continue
             kind = "row" if "Wanda" in name and s else granularity
-            shared: dict[str, Any] = {"granularity": kind, "ignore": ignore, "norms": False, "task": task}
+            alone = [*ignore, *(unfit or {}).get(granularity, [])]
+            shared: dict[str, Any] = {"granularity": kind, "ignore": alone, "norms": False, "task": task}
             shared |= {"sparsity": s, "scope": "layer"} if s else {}
             level = f"{100 * s:g} %" if s else granularity
             kept = {"folder": str(folder / f"{level} {name}".replace(" ", "_").replace(":", "of"))} if folder else {}

@@ -22,7 +22,7 @@ SECTIONS = {
     "mlp": ("MLP 784-40-20-10, MNIST, one-shot", "Accuracy in per cent. Fisher: 1,000 labelled images; layer-wise: 5,000 unlabelled ones."),
     "resnet20": ("ResNet-20, CIFAR-10, one-shot", "Accuracy in per cent on 1,000 images; block convolutions only, batch norms refreshed."),
     "resnet56": ("ResNet-56, CIFAR-10, one-shot", "As above."),
-    "stories": ("stories260k", "Perplexity on 100 stories; calibration on 16 windows of 512 tokens; every linear layer of the blocks, alike unless by errors."),
+    "stories": ("stories260k", "Perplexity on 100 stories; calibration on 16 windows of 512 tokens; every linear layer of the blocks, alike unless by errors; at 4:8 without `down`, whose 172 inputs are no multiple of 8."),
     "minilm": ("MiniLM, STS-B", "Spearman's correlation on the development set, times 100; 128 pairs, no scores; every linear layer of the encoder, alike unless by errors."),
     "smollm": ("SmolLM2-135M, WikiText-2", "Perplexity on 16 windows of 512 evenly from the second half of the validation text, 16 for calibration from the first; every linear layer of the blocks, alike unless by errors."),
 }  # fmt: skip
