@@ -343,9 +343,47 @@ def test_gradual_reaches_the_sparsity_and_tells_of_progress(nets, batches, metho
     )
     pruned = run(parse(text), lambda *now: told.append(now))
     assert pruned.masks.kept == 18
-    assert [done for done, _, _ in told] == list(range(1, 11))
-    assert told[-1] == (10, 10 if batches == "batches" else None, 0.75)
+    assert [done for _, done, _ in told] == list(range(1, 11))
+    assert told[-1] == ("training, 75.0% removed", 10, 10 if batches == "batches" else None)
     assert not pruned.model.training
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ('method = "layer_obs"\nsparsity = 0.5\noptions = {solver = "split", targets = "dense"}\n', 0.5),
+        ('method = "layer_obs"\nbudget = "params:50%"\n', 0.36),  # biases and norms count and stay
+        ('method = "obs"\nsparsity = 0.5\noptions.curvature = "cross_entropy"\n', 0.5),
+        ('method = "obs"\noptions.most_rise = 1e9\noptions.each = 20\n', 0.0),
+        ('method = "block_fisher"\nsparsity = 0.5\noptions = {stages = 2, samples = 64}\n', 0.5),
+    ],
+)
+def test_methods_of_their_own_run_in_one_shot_and_tell_of_progress(nets, lines, kept):
+    told, recipe = [], parse(BASE + lines)
+    assert parse(recipe.to_toml()) == recipe
+    pruned = run(recipe, lambda *now: told.append(now))
+    assert pruned.masks.kept / pruned.masks.total == pytest.approx(kept, abs=0.05)
+    if recipe.prune.method != "block_fisher":
+        assert told
+        assert told[-1][1] == told[-1][2]
+
+
+def test_a_method_of_its_own_is_refused_where_it_does_not_fit():
+    def why(lines):
+        return problems('[model]\npath = "nets:make"\nexample_inputs = "1x8"\n[prune]\n' + lines)
+
+    assert (
+        "keeps all widths" in why('method = "layer_obs"\ngranularity = "channel"\nsparsity = 0.5')["prune.granularity"]
+    )
+    assert "granularity = 'channel'" in why('method = "data_free"\nsparsity = 0.5')["prune.granularity"]
+    assert "missing" in why('method = "layer_obs"')["prune.sparsity"]
+    found = why('method = "layer_obs"\nsparsity = 0.5\noptions = {solvr = "split", tune = 1.5, damping = "huge"}')
+    assert {"prune.options.solvr", "prune.options.tune"} <= set(found)
+    assert "not known" in why('method = "layer_obs"\nsparsity = 0.5\noptions.damping = "huge"')["prune.options"]
+    assert "under [prune]" in why('method = "layer_obs"\nsparsity = 0.5\noptions.ignore = "x"')["prune.options.ignore"]
+    trained = 'method = "obs"\nsparsity = 0.5\n[train]\nbatches = "a:b"\n[train.schedule]\nbegin_step = 0\nend_step = 3\n[task]\nloss = "a:b"'
+    assert "one shot" in why(trained)["train"]
+    assert "layer_obs" in why('method = "gdp"\nsparsity = 0.5')["prune.method"]
 
 
 def test_gradual_is_the_same_twice_and_leaves_random_state_alone(nets):

@@ -36,7 +36,7 @@ def command(
             show(f"{recipe}: a valid recipe")
         return
     with progress_bar() as tick:
-        pruned = run(plan, lambda done, total, now: tick(f"training, {now:.1%} removed", done, total))
+        pruned = run(plan, tick)
     written = _write(pruned, plan)
     values = {
         "report": pruned.report.to_dict(),

@@ -105,8 +105,10 @@ class LayerObs:
             raise UnknownName(f"damping={self.damping!r} is not known: use a number, or {HELD_OUT!r}")
         number = () if self.damping == HELD_OUT else (("damping", 0),)
         for name, least in (*number, ("samples", 1), ("block", 1), ("tune", 0), ("rate", 0)):
-            if not least <= getattr(self, name) < math.inf:
-                raise BadSparsity(f"{name}={getattr(self, name)!r} makes no sense: it is a number of {least} or more")
+            value, whole = getattr(self, name), name in ("samples", "block", "tune")
+            if not least <= value < math.inf or (whole and value != int(value)):
+                kind = "a whole number" if whole else "a number"
+                raise BadSparsity(f"{name}={value!r} makes no sense: it is {kind} of {least} or more")
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
         """Return a pruned copy of ``model`` with masks and receipt.
@@ -136,6 +138,8 @@ class LayerObs:
             example_inputs: as in calling.
             lean: hold no second copy of anything as large as the network: no controls, and masks stay in the files of ``folder``.
         """
+        if self.allocation is None and self.granularity.quota is None:
+            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
         targets, calibration = self._prepared(model, task, lean=lean)
         counts = self._counts(model, targets, calibration)
         journal = calibration.journal(counts)
@@ -230,8 +234,7 @@ class LayerObs:
         units = self._units(model, targets)
         if self.granularity.quota is not None:
             return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
-        if self.allocation is None:
-            raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
+        assert self.allocation is not None
         if isinstance(self.allocation, Global | Priced | ByError):
             return budgeted(calibration, units, self.allocation)
         return dict(self.allocation(units))

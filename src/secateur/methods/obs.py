@@ -7,6 +7,7 @@ floor, or where the loss is predicted to rise by too much, whichever comes first
 """
 
 import copy
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
@@ -52,6 +53,7 @@ class Obs:
         granularity: single weights only.
         ignore: what to leave alone.
         seed: for "sampled" and the random control.
+        progress: called with (weights gone, weights that may go at most, "weights", seconds left at most).
     """
 
     allocation: Allocation | None = None
@@ -66,6 +68,7 @@ class Obs:
     granularity: Granularity = field(default_factory=Unstructured)
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     seed: int = 0
+    progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
 
     by_name: ClassVar[str] = "any"
 
@@ -154,6 +157,7 @@ class Obs:
         alive = torch.ones_like(flat_weights(student, names), dtype=torch.bool)
         trace: list[dict[str, float]] = []
         inverse, samples, rises, stage = torch.empty(0), 0, 0.0, 0
+        began, most = time.monotonic(), len(alive) - max(keep, 0)
         while int(alive.sum()) > max(keep, 0):
             if stage % self.refresh == 0 or retrain:
                 inverse, samples = self._inverse(student, names, alive, task)
@@ -175,16 +179,22 @@ class Obs:
             trace.append(
                 {"left": int(alive.sum()), "predicted": rise} | ({} if quality is None else {"quality": quality})
             )
+            if self.progress:
+                gone = len(alive) - int(alive.sum())
+                self.progress(gone, most, "weights", (time.monotonic() - began) / gone * (most - gone))
         return alive, trace, samples
 
     def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:
         rows, samples = [], 0
         for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", seed=self.seed):
-            rows.append(part.double() * alive)
+            rows.append(part.double()[:, alive])
             samples += count
         make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
-        found = make(torch.cat(rows), samples, self.alpha)
-        return found.masked_fill(~(alive.unsqueeze(0) & alive.unsqueeze(1)), 0), samples
+        among = make(torch.cat(rows), samples, self.alpha)  # of those that are left: the others are constants now
+        at = alive.nonzero().squeeze(1)
+        found = among.new_zeros(len(alive), len(alive))
+        found[at.unsqueeze(1), at] = among
+        return found, samples
 
     def _keep(self, model: nn.Module, targets: Targets) -> int:
         if self.allocation is None:

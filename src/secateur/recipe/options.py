@@ -5,6 +5,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from secateur.allocations.uniform import Uniform
 from secateur.errors import UnknownName
 from secateur.names import allocation_of, budget_of, find, granularity_of, names_in
 from secateur.protocols import WeightCost
@@ -14,26 +15,58 @@ from secateur.recipe.wording import Problem, Problems, lines_of
 __all__ = [
     "check_budget",
     "check_build",
+    "check_options",
+    "check_place",
     "check_scope",
-    "criterion_named",
+    "method_named",
     "pattern_named",
     "pattern_sparsity",
     "schedule_named",
+    "works_by_name",
 ]
 
+_SAID = ("allocation", "granularity", "ignore", "progress", "round_to", "fallback")  # by other keys, or not at all
 
-def criterion_named(name: str) -> Any:
-    """The criterion class behind ``name``; dotted paths are left for later and give ``object``.
+
+def method_named(name: str) -> Any:
+    """The criterion class behind ``name``, or the method that `secateur.prune` takes by it; dotted paths are left for later and give ``object``.
 
     Raises:
         ValueError: there is none of this name.
     """
-    if name in names_in("methods"):
+    if name not in names_in("methods"):
+        return object if is_dotted(name) else _found("criteria", name)
+    found = find("methods", name)
+    if not works_by_name(found):
         raise ValueError(
-            f"{name!r} is a method of its own, which recipes do not run: call sc.prune(model, {name!r}, ...) or sc.methods in Python; here a "
-            f"criterion is needed ({', '.join(names_in('criteria'))})"
+            f"{name!r} is a method with a training loop or parts of its own, which recipes do not run: use sc.methods in Python; here a criterion is "
+            f"needed ({', '.join(names_in('criteria'))}) or one of {', '.join(_by_name())}"
         )
-    return object if is_dotted(name) else _found("criteria", name)
+    return found
+
+
+def works_by_name(thing: Any) -> bool:
+    """Whether this is a method that does all by itself, in one shot."""
+    return hasattr(thing, "by_name")
+
+
+def _by_name() -> list[str]:
+    return [name for name in names_in("methods") if works_by_name(find("methods", name))]
+
+
+def check_place(method: str, granularity: str) -> None:
+    """Refuse a granularity that a method of its own does not work at.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    wanted = getattr(method_named(method), "by_name", None)
+    if wanted == "any" and granularity == "channel":
+        raise ValueError(
+            f"the method {method!r} sets weights to zero and keeps all widths; channels are ranked by a criterion"
+        )
+    if wanted not in (None, "any", granularity):
+        raise ValueError(f"the method {method!r} takes whole units out: write granularity = {wanted!r}")
 
 
 def pattern_named(text: str) -> Any:
@@ -58,7 +91,7 @@ def pattern_sparsity(text: str) -> float | None:
     return 1 - quota / sizes["m"] if quota is not None and "m" in sizes else None
 
 
-def check_budget(text: str, granularity: str, runtime: str) -> None:
+def check_budget(text: str, granularity: str, runtime: str, method: str) -> None:
     """Refuse a budget that is not understood, or that cannot be met like this.
 
     Raises:
@@ -70,7 +103,7 @@ def check_budget(text: str, granularity: str, runtime: str) -> None:
         raise ValueError(str(error)) from None
     if runtime == "secateur" and wanted.cost != "latency":
         raise ValueError(f"runtime = 'secateur' is a clock: write 'latency:50%', not {text!r}")
-    counts = isinstance(cost, WeightCost) and cost.of_masks
+    counts = isinstance(cost, WeightCost) and (cost.of_masks or works_by_name(method_named(method)))
     if granularity != "channel" and runtime == "torch" and not counts:
         raise ValueError(
             f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%' (for a "
@@ -112,8 +145,23 @@ def schedule_named(table: dict[str, Any], *, resolve: bool = False) -> tuple[Any
     return name, rest
 
 
-def check_build(thing: Any, options: dict[str, Any]) -> None:
-    """Hold ``options`` against the fields of ``thing``, with strict types, and try to construct it.
+def check_options(method: str, options: dict[str, Any]) -> None:
+    """Hold ``options`` against what ``method`` has.
+
+    Raises:
+        Problems: see `check_build`.
+    """
+    thing = method_named(method)
+    if not works_by_name(thing):
+        return check_build(thing, options)
+    told = [(key, "is said under [prune] itself") for key in options if key in _SAID]
+    if told:
+        raise Problems(told)
+    return check_build(thing, options, allocation=Uniform(sparsity=0.5))
+
+
+def check_build(thing: Any, options: dict[str, Any], **rest: Any) -> None:
+    """Hold ``options`` against the fields of ``thing``, with strict types, and try to construct it with the ``rest``.
 
     Raises:
         Problems: unknown options, missing ones, wrong types, impossible values; all of them.
@@ -121,8 +169,8 @@ def check_build(thing: Any, options: dict[str, Any]) -> None:
     problems = _misfits(thing, options) if is_dataclass(thing) else []
     wrong = {key.partition(".")[0] for key, _ in problems}
     try:
-        thing(**{key: value for key, value in options.items() if key not in wrong})
-    except ValueError as error:
+        thing(**{key: value for key, value in options.items() if key not in wrong}, **rest)
+    except (ValueError, UnknownName) as error:
         problems.append(("", str(error)))
     except TypeError as error:  # a field is missing, which is among the problems already, or a stranger's signature
         problems += [] if problems else [("", str(error))]

@@ -17,7 +17,7 @@ from secateur.profiling import profile
 from secateur.pruning import prune
 from secateur.recalibration import recalibrate_
 from secateur.recipe.inputs import example_inputs_of
-from secateur.recipe.options import schedule_named
+from secateur.recipe.options import method_named, schedule_named, works_by_name
 from secateur.recipe.schema import PruneSection, Recipe, TaskSection, TrainSection
 from secateur.report import Pruned
 from secateur.storage import load as load_packed
@@ -25,8 +25,8 @@ from secateur.task import Task
 
 __all__ = ["Progress", "build_task", "run", "trained_model"]
 
-Progress = Callable[[int, int | None, float], object]
-"""Called as ``progress(steps done, steps in all if known, sparsity now)``."""
+Progress = Callable[[str, int, int | None], object]
+"""Called as ``progress(what happens, steps done, steps in all if known)``."""
 _CHANNEL_WORDS = {"round_to", "heads", "norms", "repair", "fallback", "cost_weight"}
 
 
@@ -35,7 +35,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
 
     Args:
         recipe: see `load`.
-        progress: called after every training step.
+        progress: called after every training step, and after every block or stage of a method that takes long.
 
     Raises:
         SecateurError: see `secateur.prune` and `secateur.methods.Gradual`.
@@ -48,11 +48,7 @@ def run(recipe: Recipe, progress: Progress | None = None) -> Pruned:
         if recipe.train:
             pruned = _gradual(recipe.prune, recipe.train, model, task=task, inputs=inputs, progress=progress)
         else:
-            apart = set() if recipe.prune.granularity == "channel" else _CHANNEL_WORDS
-            words: dict[str, Any] = recipe.prune.model_dump(
-                exclude={"method", "recalibrate", "options"} | apart, exclude_none=True
-            )
-            pruned = prune(model, _criterion(recipe.prune), task=task, example_inputs=inputs, **words)
+            pruned = _at_once(recipe.prune, model, task=task, inputs=inputs, progress=progress)
         return _recalibrated(pruned, task, inputs) if recipe.prune.recalibrate else pruned
 
 
@@ -93,6 +89,17 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
+def _at_once(what: PruneSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None) -> Pruned:
+    words: dict[str, Any] = what.model_dump(exclude={"method", "recalibrate", "options"}, exclude_defaults=True)
+    method: Any = method_named(what.method)
+    if not works_by_name(method):
+        return prune(model, _criterion(what), task=task, example_inputs=inputs, **words)
+    words |= what.options
+    if progress and "progress" in method.__dataclass_fields__:
+        words["progress"] = lambda done, total, part, _left: progress(part, done, total)
+    return prune(model, what.method, task=task, example_inputs=inputs, **words)
+
+
 def _gradual(
     what: PruneSection, training: TrainSection, model: nn.Module, *, task: Task, inputs: Any, progress: Progress | None
 ) -> Pruned:
@@ -116,7 +123,7 @@ def _gradual(
             optimizer.step()
             work.step()
             if progress:
-                progress(work.steps, total, work.sparsity)
+                progress(f"training, {work.sparsity:.1%} removed", work.steps, total)
     return work.finish()
 
 

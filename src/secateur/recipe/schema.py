@@ -15,11 +15,14 @@ from secateur.recipe.inputs import check_input, is_dotted
 from secateur.recipe.options import (
     check_budget,
     check_build,
+    check_options,
+    check_place,
     check_scope,
-    criterion_named,
+    method_named,
     pattern_named,
     pattern_sparsity,
     schedule_named,
+    works_by_name,
 )
 from secateur.recipe.wording import Problems
 
@@ -46,6 +49,9 @@ Dotted = Annotated[str, AfterValidator(_is_dotted)]
 Sparsity = Annotated[float, AfterValidator(check_sparsity)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
 Inputs = Annotated[tuple[Annotated[str, AfterValidator(check_input)], ...], BeforeValidator(_one_or_several)]
+
+
+_FIND_IT_OUT = ("obs", "data_free")  # how much leaves, by a stop rule or a cut-off
 
 
 class _Table(BaseModel):
@@ -75,13 +81,13 @@ class TaskSection(_Table):
 
 
 class PruneSection(_Table):
-    """What to remove; the arguments of `secateur.prune`, and ``recalibrate`` to refresh batch-norm statistics afterwards.
+    """What to remove; the arguments of `secateur.prune` (``options``: of the criterion or method), and ``recalibrate`` to refresh batch-norm statistics afterwards.
 
     ``round_to``, ``heads``, ``norms``, ``repair``, ``fallback`` and ``cost_weight`` are for ``granularity = "channel"``.
     """
 
     method: str = "magnitude"
-    granularity: str = "unstructured"
+    granularity: Annotated[str, Field(validate_default=True)] = "unstructured"
     runtime: Literal["torch", "secateur"] = "torch"
     budget: Annotated[str | None, Field(validate_default=True)] = None
     sparsity: Annotated[Sparsity | None, Field(validate_default=True)] = None
@@ -103,13 +109,14 @@ class PruneSection(_Table):
     @field_validator("method")
     @classmethod
     def _method(cls, name: str) -> str:
-        criterion_named(name)
+        method_named(name)
         return name
 
     @field_validator("granularity")
     @classmethod
-    def _granularity(cls, text: str) -> str:
+    def _granularity(cls, text: str, info: ValidationInfo) -> str:
         pattern_named(text)
+        check_place(info.data.get("method", "magnitude"), text)
         return text
 
     @field_validator("scope")
@@ -122,7 +129,8 @@ class PruneSection(_Table):
     @classmethod
     def _budget(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None:
-            check_budget(text, info.data.get("granularity", "channel"), info.data.get("runtime", "torch"))
+            read = info.data.get
+            check_budget(text, read("granularity", "channel"), read("runtime", "torch"), read("method", "magnitude"))
         elif info.data.get("runtime") == "secateur":
             raise ValueError("missing; runtime says in whose time it is kept, e.g. budget = 'latency:50%'")
         return text
@@ -133,7 +141,8 @@ class PruneSection(_Table):
         fixed, budget = pattern_sparsity(info.data.get("granularity", "")), info.data.get("budget")
         if sparsity is not None and budget is not None:
             raise ValueError(f"the budget {budget!r} says how much leaves; drop one of the two")
-        if sparsity is None and fixed is None and budget is None and {"granularity", "budget"} <= set(info.data):
+        needed = {"granularity", "budget"} <= set(info.data) and info.data.get("method") not in _FIND_IT_OUT
+        if sparsity is None and fixed is None and budget is None and needed:
             raise ValueError("missing; write the fraction that is removed, e.g. sparsity = 0.9")
         if sparsity is not None and fixed is not None and abs(sparsity - fixed) > 1e-9:
             raise ValueError(
@@ -153,7 +162,7 @@ class PruneSection(_Table):
     def _options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         method = info.data.get("method", "")
         if method and not is_dotted(method):
-            check_build(criterion_named(method), options)
+            check_options(method, options)
         return options
 
 
@@ -226,7 +235,9 @@ class Recipe(_Table):
         if train is not None and pruning is not None and pruning.budget:
             raise ValueError("a schedule needs sparsity in [prune] instead of a budget; or drop this table")
         name = "" if pruning is None or is_dotted(pruning.method) else pruning.method
-        if train is None and name and issubclass(criterion_named(name), LiveCriterion):
+        if train is not None and name and works_by_name(method_named(name)):
+            raise ValueError(f"{name!r} works in one shot: drop this table, and train what comes out with sc.hold")
+        if train is None and name and issubclass(method_named(name), LiveCriterion):
             raise ValueError(f"missing; the method {name!r} is gathered in training, so it needs this table")
         return train
 
