@@ -6,7 +6,8 @@ With a loss, g is its gradient (the empirical Fisher at outputs; the loss's labe
 projection of what the network gives, so that I measures squared output error and no label is looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,7 +38,25 @@ def importance_of(
         seed: of the projections.
     """
     paths = {facts.module for facts in targets.values()}
+    generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
+    with _noted(model, paths) as outs:
+        for batch in batches:
+            with evaluating(model), torch.enable_grad():
+                value = _value(model, batch, task, generator)
+                _refuse_useless(value)
+                found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
+            for (path, _), gradient in zip(outs, found, strict=True):
+                if gradient is not None:
+                    squares = _by_row(model.get_submodule(path), gradient.double())
+                    sums[path] = sums[path] + squares if path in sums else squares
+            outs.clear()
+    return {name: _fitting(model, name, facts, sums) for name, facts in targets.items()}
+
+
+@contextmanager
+def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """What these layers give while the model runs, to be differentiated by; no parameter is."""
     outs: list[tuple[str, Tensor]] = []
 
     def note(path: str, out: Any) -> Any:
@@ -60,26 +79,15 @@ def importance_of(
         for path in paths
     ]
     wanted = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(seed)
     try:
         for parameter in wanted:
-            parameter.requires_grad_(False)  # only activations are differentiated
-        for batch in batches:
-            with evaluating(model), torch.enable_grad():
-                value = _value(model, batch, task, generator)
-                _refuse_useless(value)
-                found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
-            for (path, _), gradient in zip(outs, found, strict=True):
-                if gradient is not None:
-                    squares = _by_row(model.get_submodule(path), gradient.double())
-                    sums[path] = sums[path] + squares if path in sums else squares
-            outs.clear()
+            parameter.requires_grad_(False)
+        yield outs
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
         for handle in handles:
             handle.remove()
-    return {name: _fitting(model, name, facts, sums) for name, facts in targets.items()}
 
 
 def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
