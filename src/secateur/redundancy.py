@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import BadScores
 from secateur.solvers.least_squares import refit, refit_costs
 from secateur.solvers.likeness import Kernel, Likeness, expected_likeness, expected_products, relative_likeness
 from secateur.solvers.merging import Merges, cut_off, merge_order, mode_of, saliencies
@@ -69,12 +68,8 @@ def redundancy_of(
         distance: "relative", as in the paper, or "expected"; see `secateur.solvers.likeness`.
         histogram: "removals" or "pairs": what the mode is taken of.
         refitted: costs are those that a refit leaves, not those of mergers.
-
-    Raises:
-        BadScores: weights hold NaN or infinity.
     """
     filters, outgoing = filters_of(model, wire), outgoing_of(model, wire)
-    _refuse_unfinite(filters, outgoing, wire)
     likeness = _likeness(filters, wire, distance)
     merges = merge_order(outgoing, *likeness)
     mode = 0.0
@@ -85,18 +80,6 @@ def redundancy_of(
     if refitted and wire.refits:
         costs = refit_costs(outgoing, expected_products(*filters, kernel=wire.kernel), merges.removed)
     return Redundancy(wire=wire, merges=merges, mode=mode, costs=costs)
-
-
-def _refuse_unfinite(filters: Filters, outgoing: Tensor, wire: Wire) -> None:
-    readers = ", ".join(repr(name.rpartition(".")[0]) for name, _ in wire.readers)
-    maker = repr(wire.layer) + (f" with {wire.norm!r}" if wire.norm else "")
-    for values, layers in ((filters.weights, maker), (filters.biases, maker), (outgoing, readers)):
-        bad = int((~values.isfinite()).sum())
-        if bad:
-            raise BadScores(
-                f"{bad} of {values.numel()} numbers of {layers} are NaN or infinite, so units of {wire.layer!r} cannot be compared: "
-                f"look at where that checkpoint comes from, or leave them whole with ignore=[{wire.layer!r}]"
-            )
 
 
 def _likeness(filters: Filters, wire: Wire, distance: str) -> Likeness:

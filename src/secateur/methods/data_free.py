@@ -14,10 +14,10 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from secateur.coupling import Coupling, couple
+from secateur.coupling import Coupling
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSparsity, NeedsTask, NothingToPrune, UnknownName
+from secateur.errors import BadSparsity, NothingToPrune, UnknownName
 from secateur.graphs import copied
 from secateur.limits import check_units
 from secateur.masks import Masks
@@ -30,9 +30,9 @@ from secateur.protocols import Allocation
 from secateur.redundancy import DISTANCES, HISTOGRAMS, LEAST, Redundancy, merge_, redundancy_of
 from secateur.report import Pruned
 from secateur.scores import Scores
-from secateur.targets import Ignore, refuse_unusable
+from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.thinning import choose
+from secateur.thinning import choose, coupled
 from secateur.units import Units
 
 __all__ = ["DataFree"]
@@ -104,18 +104,11 @@ class DataFree:
             NothingToPrune: no group of channels qualifies; the message says why.
             NarrowingFailed, UnknownOperation, BadSparsity, OverBudget: see the parts.
         """
-        if example_inputs is None:
-            raise NeedsTask(
-                "merging runs the model to see what is coupled: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224); no other data is used"
-            )
-        refuse_unusable(model, ignore=self.ignore)  # refuses what cannot be pruned, before time is spent
-        coupling = coupling or couple(model, example_inputs, ignore=self.ignore, fallback=self.fallback)
+        coupling = coupled(model, example_inputs, coupling=coupling, ignore=self.ignore, fallback=self.fallback)
         refitted = self.refit and not self.naive
         wires, why = wires_of(model, coupling.groups(), example_inputs, refitted=refitted)
         if not wires:
-            raise NothingToPrune(
-                f"no units of {type(model).__name__} can be merged: {_listed(why) or 'no group of channels may lose any (there is one unit each, or all are outputs, or ignored)'}"
-            )
+            raise NothingToPrune(f"no units of {type(model).__name__} can be merged: {_listed(why)}")
         found = [
             redundancy_of(model, wire, distance=self.distance, histogram=self.histogram, refitted=refitted)
             for wire in wires
