@@ -91,12 +91,15 @@ def prune(
     25
     """
     check_words(model, budget)
+    own = _own(method, granularity)
+    if own is not None and include_bias and not hasattr(own, "include_bias"):
+        raise UnknownName(f"the method {method!r} prunes no biases: leave include_bias out")
     amount = Amount(
         sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept, runtime=runtime
     )
     if budget is not None and granularity != "channel":
         amount.check_budget()
-        built = _of_masks(method, granularity, options, ignore=ignore, include_bias=include_bias, seed=seed)
+        built = _of_masks(own, method, granularity, options, ignore=ignore, include_bias=include_bias, seed=seed)
         return _within(built, amount, model, task, example_inputs)
     if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
         again = partial(
@@ -111,7 +114,6 @@ def prune(
             runtime=runtime,
         )
         return _rounded(partial(again, task=task, example_inputs=example_inputs, seed=seed, **options))
-    own = _own(method, granularity)
     if own is not None:
         built = _built(own, method, amount, granularity, options, ignore=ignore, seed=seed)
     elif granularity == "channel":
@@ -160,6 +162,7 @@ def _built(
 
 
 def _of_masks(
+    own: Any,
     method: str | Criterion,
     granularity: Any,
     options: dict[str, Any],
@@ -169,7 +172,7 @@ def _of_masks(
     seed: int,
 ) -> Any:
     """What takes single weights, rows, blocks, ... within a budget."""
-    own, how = _own(method, granularity), dict[str, Any](granularity=granularity_of(granularity), ignore=ignore)
+    how = dict[str, Any](granularity=granularity_of(granularity), ignore=ignore)
     if own is None:
         return OneShot(criterion=_criterion(method, options, seed), include_bias=include_bias, **how)
     if not hasattr(own, "clocked"):

@@ -222,3 +222,10 @@ def test_stop_rules_under_which_nothing_could_leave():
         sc.methods.Obs(floor=1.2)(net(), task=task)
     with pytest.raises(BadSparsity, match="most_rise=-1"):
         sc.methods.Obs(most_rise=-1)
+
+
+@pytest.mark.parametrize("how", [{"sparsity": 0.5}, {"budget": "params:50%"}])
+def test_biases_that_a_method_does_not_prune_are_not_promised(how):
+    task = sc.Task([torch.randn(8, 6)])
+    with pytest.raises(UnknownName, match="'layer_obs' prunes no biases"):
+        sc.prune(nn.Linear(6, 4), "layer_obs", include_bias=True, task=task, example_inputs=torch.ones(1, 6), **how)
