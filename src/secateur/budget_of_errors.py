@@ -50,6 +50,8 @@ def cheapest_levels(
     >>> cheapest_levels({"a": [0.0, 1.0], "b": [0.0, 5.0]}, {"a": [10, 5], "b": [10, 5]}, 16)
     {'a': 1, 'b': 0}
     """
+    if budget <= bins and budget == int(budget) > 0:
+        bins = int(bins // budget * budget)  # whole costs fit whole steps
     least = np.zeros(bins + 1)
     taken: list[tuple[str, NDArray[np.int64], list[int]]] = []
     size = budget / bins

@@ -89,6 +89,13 @@ def test_the_factor_of_the_inverse_is_upper_and_multiplies_to_it(size):
     assert torch.allclose(u.t() @ u @ h, torch.eye(size, dtype=torch.float64), atol=1e-9)
 
 
+@pytest.mark.parametrize("block", [4, 7, 16, 100])
+def test_rows_keep_equally_many_in_columns_of_any_width(block):
+    w, h = problem(5, rows=5, features=100, samples=200)
+    _, mask, _ = column_obs(w, h, ColumnChoice(count=187, per_row=True), block=block)
+    assert mask.sum(1).tolist() == [38, 38, 37, 37, 37]
+
+
 def test_columns_leave_what_they_are_given_alone():
     w, h = problem(2, rows=4)
     for weight in (w, w.t().contiguous().t()):
@@ -124,6 +131,11 @@ def test_hessians_without_rank_are_damped_and_dead_features_are_named():
     assert found.matrix[2].tolist() == [0, 0, 1]
     with pytest.raises(BadCalibration, match="'fc' holds NaN"):
         damp(torch.full((2, 2), torch.nan), 0.1, "'fc'")
+
+
+def test_a_small_budget_of_whole_costs_is_met_to_the_last_one():
+    errors, costs = {name: [0.0, 1.0] for name in "abc"}, {name: [5, 1] for name in "abc"}
+    assert cheapest_levels(errors, costs, 3) == {"a": 1, "b": 1, "c": 1}
 
 
 # A whole network's quadratic

@@ -46,7 +46,7 @@ def upper_factor(damped: Tensor) -> Tensor:
     """The upper Cholesky factor U of the inverse, ``H^-1 = U^T U``.
 
     With the order of columns turned round, ``H = L L^T`` turns into ``H = R R^T`` with an upper ``R``, and ``U = R^-1``: the inverse itself,
-    which is costlier and less exact, is never formed.
+    which would have to be factored again, is never formed.
     """
     return _inverse(torch.linalg.cholesky(damped.flip(0, 1))).flip(0, 1)
 
@@ -96,7 +96,7 @@ def column_obs(
     rows, features = weight.shape
     step = _step(block, choice)
     lost = w.new_zeros(())
-    left = choice.count if isinstance(choice, ColumnChoice) else 0
+    left = _asked(choice, rows, w.device)
     for start in range(0, features, step):
         stop = min(start + step, features)
         part, kept, inner = w[start:stop], mask[start:stop], u[start:stop, start:stop]
@@ -104,9 +104,9 @@ def column_obs(
         if isinstance(choice, Tensor):
             kept.copy_(choice[:, start:stop].t())
         elif not choice.m:
-            count = _share(left, rows, features - start, stop - start, choice)
-            kept.copy_(_keep((part / scale).square().t().contiguous(), count, choice).t())
-            left -= int(kept.sum())
+            counts = _share(left, rows, features - start, stop - start, choice)
+            kept.copy_(_keep((part / scale).square().t().contiguous(), counts, choice).t())
+            left = left - counts
         errors = _leave(part, kept, inner, choice if isinstance(choice, ColumnChoice) else ColumnChoice())
         w[stop:].addmm_(u[start:stop, stop:].t(), errors, alpha=-1)
         part.masked_fill_(~kept, 0)
@@ -139,20 +139,30 @@ def _step(block: int, choice: ColumnChoice | Tensor) -> int:
     return max(block // width, 1) * width
 
 
-def _share(left: int, rows: int, columns_left: int, columns: int, choice: ColumnChoice) -> int:
+def _asked(choice: ColumnChoice | Tensor, rows: int, device: torch.device) -> Tensor:
+    """Weights to keep: in all, ``[1]``, or of every row, ``[rows]``."""
+    if isinstance(choice, Tensor):
+        return torch.zeros(1, dtype=torch.long)
+    if not choice.per_row:
+        return torch.tensor([choice.count])
+    each, more = divmod(choice.count, rows)
+    return each + (torch.arange(rows, device=device) < more).long()
+
+
+def _share(left: Tensor, rows: int, columns_left: int, columns: int, choice: ColumnChoice) -> Tensor:
     """How many of the ``left`` weights these columns keep; what rounding takes from one block the next one gets."""
-    size = choice.rows * choice.columns
-    count = round(left / columns_left * columns / size) * size
-    return min(max(count, left - rows * (columns_left - columns)), rows * columns, left)
+    size, rows = choice.rows * choice.columns, 1 if choice.per_row else rows
+    counts = (left.double() / columns_left * columns / size).round().long() * size
+    least = (left - rows * (columns_left - columns)).clamp_min(0)
+    return counts.maximum(least).clamp_max(rows * columns).minimum(left)
 
 
-def _keep(saliency: Tensor, count: int, choice: ColumnChoice) -> Tensor:
+def _keep(saliency: Tensor, counts: Tensor, choice: ColumnChoice) -> Tensor:
     rows, columns = saliency.shape
     if choice.per_row:
-        each, more = divmod(count, rows)
         best = saliency.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        counts = each + (torch.arange(rows, device=saliency.device) < more).long()
         return best < counts.unsqueeze(1)
+    count = int(counts)
     if choice.rows * choice.columns == 1:
         return chosen_by(saliency, count)
     r, c = choice.rows, choice.columns
