@@ -380,7 +380,16 @@ def test_a_method_of_its_own_is_refused_where_it_does_not_fit():
     found = why('method = "layer_obs"\nsparsity = 0.5\noptions = {solvr = "split", tune = 1.5, damping = "huge"}')
     assert {"prune.options.solvr", "prune.options.tune"} <= set(found)
     assert "not known" in why('method = "layer_obs"\nsparsity = 0.5\noptions.damping = "huge"')["prune.options"]
-    assert "under [prune]" in why('method = "layer_obs"\nsparsity = 0.5\noptions.ignore = "x"')["prune.options.ignore"]
+    reserved = why('method = "layer_obs"\nsparsity = 0.5\noptions = {ignore = "x", seed = 3, solver = 1}')
+    assert {"prune.options.ignore", "prune.options.seed", "prune.options.solver"} <= set(reserved)
+    assert "allocation" not in reserved["prune.options.ignore"]
+    assert "no biases" in why('method = "layer_obs"\nsparsity = 0.5\ninclude_bias = true')["prune.include_bias"]
+    assert "one sparsity" in why('method = "block_fisher"\ngranularity = "2:4"\noptions.stages = 3')["prune.options"]
+    assert "keeps no such budget" in why('method = "obs"\nbudget = "macs:40%"')["prune.budget"]
+    assert "how much leaves" in why('method = "obs"')["prune.options"]
+    assert "not known" in why('method = "obs"\nsparsity = 0.5\noptions.curvature = "foo"')["prune.options"]
+    assert set(why('method = "obs"\noptions.floor = 0.5')) == {"task.batches", "task.evaluate"}
+    assert set(why('method = "block_fisher"\nsparsity = 0.5')) == {"task.batches", "task.loss"}
     trained = 'method = "obs"\nsparsity = 0.5\n[train]\nbatches = "a:b"\n[train.schedule]\nbegin_step = 0\nend_step = 3\n[task]\nloss = "a:b"'
     assert "one shot" in why(trained)["train"]
     assert "layer_obs" in why('method = "gdp"\nsparsity = 0.5')["prune.method"]

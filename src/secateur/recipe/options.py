@@ -1,5 +1,6 @@
 """Names and options of a recipe, held against what Secateur has, without running anything of the user's."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -13,8 +14,10 @@ from secateur.recipe.inputs import is_dotted
 from secateur.recipe.wording import Problem, Problems, lines_of
 
 __all__ = [
+    "check_bias",
     "check_budget",
     "check_build",
+    "check_needs",
     "check_options",
     "check_place",
     "check_scope",
@@ -25,7 +28,8 @@ __all__ = [
     "works_by_name",
 ]
 
-_SAID = ("allocation", "granularity", "ignore", "progress", "round_to", "fallback")  # by other keys, or not at all
+# of methods of their own: what other keys say, or nobody
+_SAID = ("allocation", "granularity", "ignore", "include_bias", "seed", "progress", "round_to", "fallback")
 
 
 def method_named(name: str) -> Any:
@@ -103,12 +107,29 @@ def check_budget(text: str, granularity: str, runtime: str, method: str) -> None
         raise ValueError(str(error)) from None
     if runtime == "secateur" and wanted.cost != "latency":
         raise ValueError(f"runtime = 'secateur' is a clock: write 'latency:50%', not {text!r}")
-    counts = isinstance(cost, WeightCost) and (cost.of_masks or works_by_name(method_named(method)))
+    own = method_named(method)
+    keeps = getattr(own, "clocked", None)  # True: also in the engine's time
+    if getattr(own, "by_name", "") == "any" and (keeps is None or (runtime == "secateur" and not keeps)):
+        raise ValueError(
+            f"the method {method!r} keeps no such budget: write sparsity, or method = 'layer_obs' or a criterion"
+        )
+    counts = isinstance(cost, WeightCost) and (cost.of_masks or works_by_name(own))
     if granularity != "channel" and runtime == "torch" and not counts:
         raise ValueError(
             f"{text!r} is counted on whole channels: write granularity = 'channel', or sparsity, or a budget such as 'energy:40%' (for a "
             "latency also runtime = 'secateur')"
         )
+
+
+def check_bias(method: str) -> None:
+    """Refuse biases where a method prunes none.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    found = method_named(method)
+    if works_by_name(found) and not hasattr(found, "include_bias"):
+        raise ValueError(f"the method {method!r} prunes no biases; leave this out")
 
 
 def check_scope(name: str) -> None:
@@ -145,19 +166,32 @@ def schedule_named(table: dict[str, Any], *, resolve: bool = False) -> tuple[Any
     return name, rest
 
 
-def check_options(method: str, options: dict[str, Any]) -> None:
-    """Hold ``options`` against what ``method`` has.
+def check_options(method: str, options: dict[str, Any], *, alike: bool) -> None:
+    """Hold ``options`` against what ``method`` has; ``alike``: whether one sparsity is said for all layers.
 
     Raises:
         Problems: see `check_build`.
     """
     thing = method_named(method)
-    if not works_by_name(thing):
-        return check_build(thing, options)
-    told = [(key, "is said under [prune] itself") for key in options if key in _SAID]
-    if told:
-        raise Problems(told)
-    return check_build(thing, options, allocation=Uniform(sparsity=0.5))
+    rest = {"allocation": Uniform(sparsity=0.5) if alike else None} if works_by_name(thing) else {}
+    check_build(thing, options, **rest)
+
+
+def check_needs(method: str, options: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    """Refuse a task that a method of its own cannot work with.
+
+    Raises:
+        Problems: what it lacks.
+    """
+    if is_dotted(method) or getattr(method_named(method), "by_name", None) != "any":
+        return
+    curvature = options.get("curvature", getattr(method_named(method), "curvature", ""))
+    asked = {"batches": True, "loss": curvature == "empirical", "evaluate": "floor" in options}
+    lacking = [key for key, needed in asked.items() if needed and task.get(key) is None]
+    if lacking:
+        raise Problems(
+            [(key, f"missing; the method {method!r} needs it, e.g. {key} = 'mydata:{key}'") for key in lacking]
+        )
 
 
 def check_build(thing: Any, options: dict[str, Any], **rest: Any) -> None:
@@ -179,7 +213,8 @@ def check_build(thing: Any, options: dict[str, Any], **rest: Any) -> None:
 
 
 def _misfits(thing: Any, options: dict[str, Any]) -> list[Problem]:
-    hints, known = get_type_hints(thing), [f for f in fields(thing) if f.init]
+    said = _SAID if works_by_name(thing) else ()
+    hints, known = get_type_hints(thing), [f for f in fields(thing) if f.init and f.name not in said]
     needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
     types: Any = {f.name: (hints[f.name], ... if f.name in needed else None) for f in known}
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)

@@ -105,7 +105,7 @@ def _gradual(
 ) -> Pruned:
     name, fields = schedule_named(dict(training.schedule))
     words: dict[str, Any] = what.model_dump(
-        exclude={"method", "recalibrate", "options", "seed", "budget", "runtime"} | _CHANNEL_WORDS
+        exclude={"method", "recalibrate", "options", "seed", "budget", "runtime"} | _CHANNEL_WORDS, exclude_none=True
     )
     schedule = build(find("schedules", name), fields, f"schedule {name!r}")
     method = Gradual(criterion=_criterion(what), schedule=schedule, **words)

@@ -4,61 +4,22 @@ Every check that needs no code of the user's stands here. Fields are declared in
 another, and no check is skipped because another key is wrong, so that all mistakes are reported at once.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from secateur.counting import check_sparsity
 from secateur.protocols import LiveCriterion
-from secateur.recipe.inputs import check_input, is_dotted
-from secateur.recipe.options import (
-    check_budget,
-    check_build,
-    check_options,
-    check_place,
-    check_scope,
-    method_named,
-    pattern_named,
-    pattern_sparsity,
-    schedule_named,
-    works_by_name,
-)
+from secateur.recipe.inputs import is_dotted
+from secateur.recipe.options import check_build, check_needs, method_named, schedule_named, works_by_name
+from secateur.recipe.prune_section import PruneSection
+from secateur.recipe.table import Dotted, Inputs, Options, Table
 from secateur.recipe.wording import Problems
 
 __all__ = ["ModelSection", "OutputSection", "PruneSection", "Recipe", "TaskSection", "TrainSection"]
 
 
-def _is_dotted(text: str) -> str:
-    if not is_dotted(text):
-        raise ValueError(f"{text!r} is no dotted path; write package.module:name, e.g. mypkg.nets:make")
-    return text
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _one_or_several(value: object) -> object:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
-
-
-Scalar: TypeAlias = bool | int | float | str
-Options: TypeAlias = dict[str, Scalar | Annotated[tuple[Scalar, ...], BeforeValidator(_as_tuple)]]
-Dotted = Annotated[str, AfterValidator(_is_dotted)]
-Sparsity = Annotated[float, AfterValidator(check_sparsity)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
-Inputs = Annotated[tuple[Annotated[str, AfterValidator(check_input)], ...], BeforeValidator(_one_or_several)]
-
-
-_FIND_IT_OUT = ("obs", "data_free")  # how much leaves, by a stop rule or a cut-off
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ModelSection(_Table):
+class ModelSection(Table):
     """Where the model comes from.
 
     Args:
@@ -72,7 +33,7 @@ class ModelSection(_Table):
     example_inputs: Inputs = ()
 
 
-class TaskSection(_Table):
+class TaskSection(Table):
     """What the model is for; see `secateur.Task`. Each is a dotted path."""
 
     batches: Dotted | None = None
@@ -80,93 +41,7 @@ class TaskSection(_Table):
     evaluate: Dotted | None = None
 
 
-class PruneSection(_Table):
-    """What to remove; the arguments of `secateur.prune` (``options``: of the criterion or method), and ``recalibrate`` to refresh batch-norm statistics afterwards.
-
-    ``round_to``, ``heads``, ``norms``, ``repair``, ``fallback`` and ``cost_weight`` are for ``granularity = "channel"``.
-    """
-
-    method: str = "magnitude"
-    granularity: Annotated[str, Field(validate_default=True)] = "unstructured"
-    runtime: Literal["torch", "secateur"] = "torch"
-    budget: Annotated[str | None, Field(validate_default=True)] = None
-    sparsity: Annotated[Sparsity | None, Field(validate_default=True)] = None
-    scope: str = "global"
-    overrides: dict[str, Sparsity] = {}
-    ignore: Texts = ()
-    min_kept: Annotated[int, Field(ge=0)] = 0
-    include_bias: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    recalibrate: bool = False
-    round_to: Annotated[int, Field(ge=1)] | None = None
-    heads: Literal["whole", "inside"] = "whole"
-    norms: Literal["hold", "shrink"] = "hold"
-    repair: bool = False
-    fallback: Literal["graph"] | None = None
-    cost_weight: Annotated[float, Field(ge=0)] = 0.0
-    options: Options = {}
-
-    @field_validator("method")
-    @classmethod
-    def _method(cls, name: str) -> str:
-        method_named(name)
-        return name
-
-    @field_validator("granularity")
-    @classmethod
-    def _granularity(cls, text: str, info: ValidationInfo) -> str:
-        pattern_named(text)
-        check_place(info.data.get("method", "magnitude"), text)
-        return text
-
-    @field_validator("scope")
-    @classmethod
-    def _scope(cls, name: str) -> str:
-        check_scope(name)
-        return name
-
-    @field_validator("budget")
-    @classmethod
-    def _budget(cls, text: str | None, info: ValidationInfo) -> str | None:
-        if text is not None:
-            read = info.data.get
-            check_budget(text, read("granularity", "channel"), read("runtime", "torch"), read("method", "magnitude"))
-        elif info.data.get("runtime") == "secateur":
-            raise ValueError("missing; runtime says in whose time it is kept, e.g. budget = 'latency:50%'")
-        return text
-
-    @field_validator("sparsity")
-    @classmethod
-    def _sparsity(cls, sparsity: float | None, info: ValidationInfo) -> float | None:
-        fixed, budget = pattern_sparsity(info.data.get("granularity", "")), info.data.get("budget")
-        if sparsity is not None and budget is not None:
-            raise ValueError(f"the budget {budget!r} says how much leaves; drop one of the two")
-        needed = {"granularity", "budget"} <= set(info.data) and info.data.get("method") not in _FIND_IT_OUT
-        if sparsity is None and fixed is None and budget is None and needed:
-            raise ValueError("missing; write the fraction that is removed, e.g. sparsity = 0.9")
-        if sparsity is not None and fixed is not None and abs(sparsity - fixed) > 1e-9:
-            raise ValueError(
-                f"the granularity {info.data['granularity']!r} removes {fixed:g}; leave sparsity out or write {fixed:g}"
-            )
-        return sparsity
-
-    @field_validator("round_to", "heads", "norms", "repair", "fallback", "cost_weight")
-    @classmethod
-    def _for_channels(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
-        if info.data.get("granularity", "channel") != "channel":
-            raise ValueError("only granularity = 'channel' narrows the network; leave this out")
-        return value
-
-    @field_validator("options")
-    @classmethod
-    def _options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        method = info.data.get("method", "")
-        if method and not is_dotted(method):
-            check_options(method, options)
-        return options
-
-
-class TrainSection(_Table):
+class TrainSection(Table):
     """Train while pruning; with this table pruning is gradual.
 
     Args:
@@ -181,7 +56,7 @@ class TrainSection(_Table):
     schedule: Options
     epochs: Annotated[int, Field(ge=1)] = 1
     optimizer: Dotted = "torch.optim:AdamW"
-    optimizer_options: Options = {}
+    optimizer_options: Options = {}  # noqa: RUF012  # pydantic copies it
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("schedule")
@@ -193,7 +68,7 @@ class TrainSection(_Table):
         return schedule
 
 
-class OutputSection(_Table):
+class OutputSection(Table):
     """What to write: the pruned model (one safetensors file), the receipt as JSON, the receipt as a page."""
 
     model: str | None = None
@@ -201,12 +76,12 @@ class OutputSection(_Table):
     html: str | None = None
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A whole recipe."""
 
     model: ModelSection
     prune: PruneSection
-    task: TaskSection = TaskSection()
+    task: Annotated[TaskSection, Field(validate_default=True)] = TaskSection()
     train: Annotated[TrainSection | None, Field(validate_default=True)] = None
     output: OutputSection = OutputSection()
 
@@ -223,6 +98,13 @@ class Recipe(_Table):
             text = f"the model is run once to see what {prune.budget!r} leaves"
             raise Problems([("budget", f"{text}: add example_inputs = '1x3x224x224' to [model]")])
         return prune
+
+    @field_validator("task")
+    @classmethod
+    def _task(cls, task: TaskSection, info: ValidationInfo) -> TaskSection:
+        if "prune" in info.data:
+            check_needs(info.data["prune"].method, info.data["prune"].options, task.model_dump())
+        return task
 
     @field_validator("train")
     @classmethod
