@@ -1,12 +1,12 @@
 """From fractions to exact counts. Every allocation ends here, so rounding is decided once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from secateur.errors import BadSparsity, UnknownName
 
-__all__ = ["check_sparsity", "kept_of", "lookup_per_layer", "share_out"]
+__all__ = ["check_choice", "check_number", "check_sparsity", "kept_of", "lookup_per_layer", "share_out"]
 
 
 def check_sparsity(sparsity: float, what: str = "sparsity") -> float:
@@ -24,6 +24,34 @@ def check_sparsity(sparsity: float, what: str = "sparsity") -> float:
         hint = f": for {sparsity:g} % write {sparsity / 100:g}" if percent else ""
         raise BadSparsity(f"{what}={sparsity!r} is not a fraction in [0, 1); it is the part that is removed{hint}")
     return float(sparsity)
+
+
+def check_choice(name: str, value: object, words: Sequence[object], also: str = "") -> None:
+    """Refuse a setting that is none of ``words``; ``also`` says what else it could be.
+
+    Raises:
+        UnknownName: it is none of them.
+    """
+    if value not in words:
+        raise UnknownName(f"{name}={value!r} is not known: use {also}{' or '.join(map(repr, words))}")
+
+
+def check_number(name: str, value: object, least: float, *, whole: bool = False, above: bool = False) -> None:
+    """Refuse a setting that is no number, or below ``least`` (with ``above``: not above it).
+
+    >>> check_number("passes", 1.5, 0, whole=True)
+    Traceback (most recent call last):
+    secateur.errors.BadSparsity: passes=1.5 makes no sense: it is a whole number of 0 or more
+
+    Raises:
+        BadSparsity: it is one of these.
+    """
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not least <= value < math.inf or (whole and value != int(value)) or (above and value == least):  # type: ignore[operator,call-overload]
+        kind = "a whole number" if whole else "a number"
+        raise BadSparsity(
+            f"{name}={value!r} makes no sense: it is {kind} {f'above {least:g}' if above else f'of {least:g} or more'}"
+        )
 
 
 def kept_of(sparsity: float, total: int, min_kept: int = 0) -> int:

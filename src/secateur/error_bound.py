@@ -29,6 +29,7 @@ def bound_of(
     *,
     apart: bool,
     batches: Sequence[Any],
+    task: Task,
 ) -> dict[str, float]:
     """``{"paper": ..., "spectral": ..., "measured": ...}``: root mean squares of the output's error; empty where the theorem does not hold.
 
@@ -39,6 +40,7 @@ def bound_of(
         rows: of the receipt: what each layer was off by (``measured``), by parameter.
         apart: whether that was on the dense network's inputs.
         batches: the calibration data.
+        task: says how a batch is run.
     """
     modules = {path: dense.get_submodule(path) for path in chain}
     layers = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
@@ -46,7 +48,7 @@ def bound_of(
     off = {row["name"].rpartition(".")[0]: float(row.get("measured", 0.0)) for row in rows}
     if not layers or set(off) - set(layers) or not all(isinstance(m, _PLAIN) for m in others):
         return {}
-    measured = _measured(dense, pruned, chain, batches)
+    measured = _measured(dense, pruned, chain, batches, task)
     if measured is None:
         return {}
     found = {"paper": 0.0, "spectral": 0.0}
@@ -60,11 +62,13 @@ def bound_of(
     return found | {"measured": measured}
 
 
-def _measured(dense: nn.Module, pruned: nn.Module, chain: Sequence[str], batches: Sequence[Any]) -> float | None:
+def _measured(
+    dense: nn.Module, pruned: nn.Module, chain: Sequence[str], batches: Sequence[Any], task: Task
+) -> float | None:
     """None where the network gives something else than its chain does."""
     total, count = 0.0, 0
     for batch in batches:
-        one, other = (_output(model, chain[-1], batch) for model in (dense, pruned))
+        one, other = (_output(model, chain[-1], batch, task) for model in (dense, pruned))
         if one is None or other is None:
             return None
         total += float((one - other).double().square().sum())
@@ -72,11 +76,11 @@ def _measured(dense: nn.Module, pruned: nn.Module, chain: Sequence[str], batches
     return math.sqrt(total / max(count, 1))
 
 
-def _output(model: nn.Module, last: str, batch: Any) -> Tensor | None:
+def _output(model: nn.Module, last: str, batch: Any, task: Task) -> Tensor | None:
     seen: list[Any] = []
     modules = (model.get_submodule(last), model)
     hooks = [module.register_forward_hook(lambda _m, _a, out: seen.append(out)) for module in modules]
-    run_hooked(model, batch, Task(), hooks)
+    run_hooked(model, batch, task, hooks)
     inner, whole = seen[0], seen[-1]
     if not isinstance(inner, Tensor) or not isinstance(whole, Tensor) or inner.shape != whole.shape:
         return None

@@ -9,6 +9,7 @@ Every curvature here is a sum of outer products, H = 1/P sum_k X_k X_k^T, said b
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def curvature_rows(
     generator = torch.Generator().manual_seed(seed)
     own = {name: model.get_parameter(name).detach() for name in names}
     for batch in vetted(_up_to(task.each_batch(who), most)):
-        with leaving_no_trace(model), torch.enable_grad():
+        with leaving_no_trace(model), torch.enable_grad(), _states_of_each(model):
             if kind == "empirical":
                 rows = _gradients(model, own, batch, task, who=who, chunk=chunk)
                 if not bool(torch.isfinite(rows).all()):
@@ -96,6 +97,27 @@ def curvature_rows(
                     f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
                 )
             yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
+
+
+@contextmanager
+def _states_of_each(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers change the state that they begin with in place, so every sample needs one of its own, also where all begin at zero."""
+
+    def begin(layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else None
+        if len(args) > 1 or kwargs.get("hx") is not None or not isinstance(x, Tensor):
+            return None
+        batch = (x.shape[0 if layer.batch_first else 1],) if x.dim() == 3 else ()
+        shape = (layer.num_layers * (1 + layer.bidirectional), *batch, layer.hidden_size)
+        return (x, x.new_zeros(shape) + 0 * x.flatten()[0]), kwargs
+
+    layers = [m for m in model.modules() if isinstance(m, nn.RNN | nn.GRU)]
+    hooks = [layer.register_forward_pre_hook(begin, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _up_to(batches: Iterator[Any], most: int | None) -> Iterator[Any]:

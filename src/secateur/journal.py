@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -40,10 +40,12 @@ class Journal:
         self.folder = None if folder is None else Path(folder)
         if self.folder is None:
             return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadFile(f"{self.folder} is a file: name a folder for the finished blocks")
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / "run.json"
         if about.exists():
-            if json.loads(about.read_text()).get("run") != fingerprint:
+            if _run_in(about) != fingerprint:
                 raise BadFile(
                     f"{self.folder} holds the finished blocks of another run (other settings, counts, batches or weights): name another "
                     "place for this one, or delete that one"
@@ -81,7 +83,19 @@ class Journal:
             give_back()
 
     def restore(self, key: str, model: nn.Module, done: Any) -> None:
-        """Bring a finished stage back."""
+        """Bring a finished stage back.
+
+        Raises:
+            BadFile: its file is damaged.
+        """
+        try:
+            self._restore(key, model, done)
+        except SafetensorError as error:
+            raise BadFile(
+                f"{self._file(key)} is damaged ({error}): delete it, and its block is pruned once more"
+            ) from error
+
+    def _restore(self, key: str, model: nn.Module, done: Any) -> None:
         with safe_open(self._file(key), "pt") as file, torch.no_grad():
             about = file.metadata() or {}
             done.rows += json.loads(about.get("rows", "[]"))
@@ -97,6 +111,13 @@ class Journal:
     def _file(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{key}.safetensors"
+
+
+def _run_in(about: Path) -> Any:
+    try:
+        return json.loads(about.read_text())["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFile(f"{about} is damaged ({error}): delete its folder to begin anew, or name another one") from error
 
 
 def fingerprint(words: str, held: Iterable[Any]) -> str:

@@ -40,7 +40,7 @@ def prune(
     overrides: Mapping[str, float] | None = None,
     min_kept: int = 0,
     ignore: Ignore | Iterable[Ignore] = (),
-    include_bias: bool = False,
+    include_bias: bool | None = None,
     task: Task | None = None,
     example_inputs: Any = None,
     seed: int = 0,
@@ -65,7 +65,7 @@ def prune(
         overrides: sparsities of single layers by name, module path or glob; the rest follows ``scope``.
         min_kept: units that stay in every layer at least.
         ignore: names, globs, ``re:`` expressions, module types or modules to leave alone.
-        include_bias: prune biases too.
+        include_bias: prune biases too; None: as the method does by itself ("obs" does, the others do not).
         task: data, loss and quality, for criteria that need them and for the receipt.
         example_inputs: a tensor, a tuple, or a dict of keyword inputs: for MACs and latency in the receipt.
         seed: for criteria that draw.
@@ -92,14 +92,16 @@ def prune(
     """
     check_words(model, budget)
     own = _own(method, granularity)
-    if own is not None and include_bias and not hasattr(own, "include_bias"):
+    if own is not None and include_bias is not None and hasattr(own, "include_bias"):
+        options["include_bias"] = include_bias
+    elif own is not None and include_bias:
         raise UnknownName(f"the method {method!r} prunes no biases: leave include_bias out")
     amount = Amount(
         sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept, runtime=runtime
     )
     if budget is not None and granularity != "channel":
         amount.check_budget()
-        built = _of_masks(own, method, granularity, options, ignore=ignore, include_bias=include_bias, seed=seed)
+        built = _of_masks(own, method, granularity, options, ignore=ignore, include_bias=bool(include_bias), seed=seed)
         return _within(built, amount, model, task, example_inputs)
     if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
         again = partial(
@@ -128,7 +130,7 @@ def prune(
             criterion=_criterion(method, options, seed),
             granularity=pattern,
             ignore=ignore,
-            include_bias=include_bias,
+            include_bias=bool(include_bias),
         )
     return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
 

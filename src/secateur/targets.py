@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.errors import NothingToPrune, UnknownLayer, UnknownName
+from secateur.errors import BadScores, NothingToPrune, UnknownLayer, UnknownName
 from secateur.facts import LayerFacts
 from secateur.layers import facts_of
 
-__all__ = ["Ignore", "find_targets", "ignored_parameters", "left_alone", "refuse_unusable"]
+__all__ = ["Ignore", "find_targets", "ignored_parameters", "left_alone", "refuse_unfinite", "refuse_unusable"]
 
 Ignore: TypeAlias = str | type[nn.Module] | nn.Module
 
@@ -51,6 +51,26 @@ def find_targets(
     if not found:
         raise NothingToPrune(_why_nothing(model, known, ignored))
     return found
+
+
+def refuse_unfinite(model: nn.Module, names: Iterable[str]) -> None:
+    """A ranking would name whatever layer reads a broken one, and NaN agrees with NaN when outputs are compared.
+
+    Args:
+        model: any module.
+        names: of parameters and buffers; what it has not is passed over.
+
+    Raises:
+        BadScores: one holds NaN or infinity.
+    """
+    own: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in sorted(set(names) & own.keys()):
+        bad = int((~own[name].detach().isfinite()).sum())
+        if bad:
+            raise BadScores(
+                f"{bad} of {own[name].numel()} numbers of {name!r} are NaN or infinite: look at where they come from (a checkpoint, a "
+                f"training that diverged), or leave that layer alone with ignore=[{name!r}]"
+            )
 
 
 def left_alone(model: nn.Module, targets: Iterable[str]) -> list[str]:

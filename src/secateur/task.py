@@ -38,9 +38,14 @@ class Task:
         """Iterate over the batches from the start; ``who`` needs them and is named if there are none.
 
         Raises:
-            NeedsTask: there is no batch, or ``batches`` is an iterator that was used up before.
+            NeedsTask: ``batches`` is one tensor or no collection, there is no batch, or ``batches`` is an iterator that was used up before.
         """
         source = self.batches() if callable(self.batches) else self.batches
+        if isinstance(source, Tensor) or not isinstance(source, Iterable):
+            found = f"a tensor of shape {list(source.shape)}" if isinstance(source, Tensor) else repr(source)
+            raise NeedsTask(
+                f"Task.batches is {found}, not a collection of batches: pass a list such as [x], or x.split(64)"
+            )
         seen = 0
         for batch in source:
             seen += 1

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.agreement import difference, outputs_of
 from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import BadScores, NeedsTask, NothingToPrune, WrongModel
+from secateur.errors import NeedsTask, NothingToPrune, WrongModel
 from secateur.facts import LayerFacts
 from secateur.graphs import copied
 from secateur.masks import Masks
@@ -28,7 +28,7 @@ from secateur.recoupling import CHANGES, Narrowed
 from secateur.report import Profile, Pruned
 from secateur.scores import Scores
 from secateur.structure import Structure
-from secateur.targets import Ignore, refuse_unusable
+from secateur.targets import Ignore, refuse_unfinite, refuse_unusable
 from secateur.task import Task
 
 __all__ = ["choose", "coupled", "masks_of", "members_of", "receipt", "thin"]
@@ -64,20 +64,8 @@ def coupled(
             f"no channel of {type(model).__name__} may leave; couple(...).explain('layer') says why, layer by layer"
             f"{_advice(coupling, norms)}"
         )
-    _refuse_unfinite(model, coupling)
+    refuse_unfinite(model, {name for group in coupling.groups() for name, _ in group.places})
     return coupling
-
-
-def _refuse_unfinite(model: nn.Module, coupling: Coupling) -> None:
-    """A ranking would name whatever layer reads a broken one, and NaN agrees with NaN when outputs are compared."""
-    own: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name in sorted({name for group in coupling.groups() for name, _ in group.places} & own.keys()):
-        bad = int((~own[name].detach().isfinite()).sum())
-        if bad:
-            raise BadScores(
-                f"{bad} of {own[name].numel()} numbers of {name!r} are NaN or infinite: look at where they come from (a checkpoint, a "
-                f"training that diverged), or leave that layer alone with ignore=[{name!r}]"
-            )
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ def vetted(batches: Iterable[Any]) -> Iterator[Any]:
     """Batches as they come; what is after the last of them runs only if they can say something.
 
     Raises:
-        BadCalibration: a batch holds NaN or infinite numbers, or all numbers of all batches are the same.
+        BadCalibration: a batch is empty or holds NaN or infinite numbers, or all numbers of all batches are the same.
 
     >>> list(vetted([torch.ones(2, 3), torch.ones(2, 3)]))
     Traceback (most recent call last):
@@ -26,6 +26,10 @@ def vetted(batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         seen += 1
         for leaf in _numbers(batch):
+            if not leaf.numel():
+                raise BadCalibration(
+                    f"calibration batch {seen - 1} holds a tensor of shape {list(leaf.shape)}, no number at all: leave that batch out"
+                )
             if not bool(torch.isfinite(leaf).all()):
                 bad = int((~torch.isfinite(leaf)).sum())
                 raise BadCalibration(
@@ -51,5 +55,5 @@ def _numbers(batch: Any) -> Iterator[Tensor]:
     """Of the inputs, which come first."""
     first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
     for leaf in tree_leaves(first):
-        if isinstance(leaf, Tensor) and leaf.numel() and leaf.dtype != torch.bool and not leaf.is_complex():
+        if isinstance(leaf, Tensor) and leaf.dtype != torch.bool and not leaf.is_complex():
             yield leaf

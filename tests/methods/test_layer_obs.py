@@ -97,7 +97,7 @@ def test_data_that_say_nothing_are_refused_by_name():
     with pytest.raises(BadCalibration, match=r"'0.weight', the first layer, takes in the same numbers"):
         sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", task=sc.Task([torch.randn(1, 12).expand(8, 12)]))
     broken = net()
-    broken[0].weight.data[0, 0] = torch.inf
+    broken[0].bias.data[0] = torch.inf
     with pytest.raises(BadCalibration, match=r"'2.weight' takes in NaN"):
         sc.prune(broken, "layer_obs", sparsity=0.5, scope="layer", task=task())
     with pytest.raises(NeedsTask):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
 from secateur.controls import controls_of
-from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownName
+from secateur.counting import check_choice, check_number
+from secateur.errors import BadCalibration, BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
 from secateur.masks import Masks
@@ -33,7 +34,7 @@ from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
 from secateur.solvers.l0_regression import best_few, solve_on_support
-from secateur.targets import Ignore, find_targets
+from secateur.targets import Ignore, find_targets, refuse_unfinite
 from secateur.task import Task
 
 __all__ = ["BlockFisher"]
@@ -77,15 +78,14 @@ class BlockFisher:
     clocked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS or self.curvature not in CURVATURES:
-            raise UnknownName(
-                f"solver={self.solver!r}, curvature={self.curvature!r}: solvers are {', '.join(SOLVERS)}; curvatures {', '.join(CURVATURES)}"
-            )
-        if not self.damping > 0 or self.samples < 1 or self.stages < 1 or self.block < 1:
-            raise BadSparsity("damping must be above 0, and samples, stages and block at least 1")
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("curvature", self.curvature, CURVATURES)
+        check_number("damping", self.damping, 0, above=True)
+        for name in ("samples", "stages", "block"):
+            check_number(name, getattr(self, name), 1, whole=True)
         if self.stages > 1 and not hasattr(self.allocation, "sparsity"):
             raise BadSparsity(
-                f"stages={self.stages} need an allocation with a sparsity to grow, not {describe(self.allocation)}"
+                f"stages={self.stages} raise one sparsity step by step: pass sparsity= without overrides, or stages=1"
             )
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
@@ -100,6 +100,7 @@ class BlockFisher:
         if self.allocation is None and self.granularity.quota is None:
             raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.9")
         targets = find_targets(model, ignore=self.ignore)
+        refuse_unfinite(model, targets)
         student, masks = copy.deepcopy(model), None
         seen = 0
         for stage in range(1, self.stages + 1):

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from secateur.counting import check_choice
 from secateur.coupling import Coupling
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import BadSparsity, NothingToPrune, UnknownName
+from secateur.errors import BadSparsity, NothingToPrune
 from secateur.graphs import copied
 from secateur.limits import check_units
 from secateur.masks import Masks
@@ -79,9 +80,8 @@ class DataFree:
             raise BadSparsity(
                 "fraction= is of what the cut-off predicts; a sparsity or a budget says by itself how much leaves"
             )
-        for name, words in (("histogram", HISTOGRAMS), ("distance", DISTANCES)):
-            if getattr(self, name) not in words:
-                raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use {' or '.join(map(repr, words))}")
+        check_choice("histogram", self.histogram, HISTOGRAMS)
+        check_choice("distance", self.distance, DISTANCES)
 
     def __call__(
         self,

@@ -10,9 +10,8 @@ give. Nothing is ever run backwards unless budgets are weighed by gradients, and
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -24,6 +23,7 @@ from secateur.allocations.priced import Priced
 from secateur.block_tuning import Tuning
 from secateur.calibration import Calibration, Done, Settings
 from secateur.controls import controls_of
+from secateur.counting import check_choice, check_number
 from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
@@ -39,7 +39,7 @@ from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.surgery import SOLVERS
-from secateur.targets import Ignore, ignored_parameters
+from secateur.targets import Ignore, ignored_parameters, refuse_unfinite
 from secateur.task import Task
 from secateur.units import Units
 
@@ -98,17 +98,21 @@ class LayerObs:
     clocked: ClassVar[bool] = True  # and keeps budgets in the engine's time with it
 
     def __post_init__(self) -> None:
-        for name, words in (("solver", SOLVERS), ("targets", TARGETS), ("order", ("layers", "blocks"))):
-            if getattr(self, name) not in words:
-                raise UnknownName(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(words)}")
-        if isinstance(self.damping, str) and self.damping != HELD_OUT:
-            raise UnknownName(f"damping={self.damping!r} is not known: use a number, or {HELD_OUT!r}")
-        number = () if self.damping == HELD_OUT else (("damping", 0),)
-        for name, least in (*number, ("samples", 1), ("block", 1), ("tune", 0), ("rate", 0)):
-            value, whole = getattr(self, name), name in ("samples", "block", "tune")
-            if not least <= value < math.inf or (whole and value != int(value)):
-                kind = "a whole number" if whole else "a number"
-                raise BadSparsity(f"{name}={value!r} makes no sense: it is {kind} of {least} or more")
+        yes_no = (True, False)
+        known = {"solver": SOLVERS, "targets": TARGETS, "order": ("layers", "blocks"), "refit": yes_no, "norms": yes_no}
+        for name, words in known.items():
+            check_choice(name, getattr(self, name), words)
+        if isinstance(self.damping, str):
+            check_choice("damping", self.damping, (HELD_OUT,), "a number, ")
+        else:
+            check_number("damping", self.damping, 0)
+        for name, least in (("samples", 1), ("block", 1), ("tune", 0)):
+            check_number(name, getattr(self, name), least, whole=True)
+        check_number("rate", self.rate, 0, above=True)
+        if isinstance(self.blocks, str):
+            raise UnknownName(
+                f"blocks={self.blocks!r} is one text: pass the paths of the blocks, e.g. ({self.blocks!r},)"
+            )
 
     def __call__(self, model: nn.Module, *, task: Task | None = None, example_inputs: Any = None) -> Pruned:
         """Return a pruned copy of ``model`` with masks and receipt.
@@ -190,6 +194,7 @@ class LayerObs:
                 "layer-wise surgery looks at what layers take in: pass task=sc.Task(batches); labels are not used"
             )
         targets = surgical_targets(model, self.ignore)
+        refuse_unfinite(model, targets)
         settings = replace(
             self.settings(tuple(sorted(ignored_parameters(model, self.ignore))) if self.tune else ()), lean=lean
         )
@@ -209,25 +214,21 @@ class LayerObs:
     def _bound(self, model: nn.Module, pruned: nn.Module, calibration: Calibration, done: Done) -> None:
         if self.targets != "dense" and not self.tune:
             apart = self.targets == "apart"
-            done.bound = bound_of(model, pruned, calibration.chain, done.rows, apart=apart, batches=calibration.batches)
+            done.bound = bound_of(
+                model,
+                pruned,
+                calibration.chain,
+                done.rows,
+                apart=apart,
+                batches=calibration.batches,
+                task=calibration.task,
+            )
 
     def settings(self, left_alone: tuple[str, ...] = ()) -> Settings:
         """What the calibration needs to know; ``left_alone``: what no tuning may move."""
-        return Settings(
-            granularity=self.granularity,
-            solver=self.solver,
-            refit=self.refit,
-            targets=self.targets,
-            order=self.order,
-            damping=self.damping,
-            block=self.block,
-            samples=self.samples,
-            blocks=self.blocks,
-            tuning=Tuning(epochs=self.tune, lr=self.rate, seed=self.seed, left_alone=left_alone) if self.tune else None,
-            folder=self.folder,
-            seed=self.seed,
-            progress=self.progress,
-        )
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Settings) if hasattr(self, f.name)}
+        tuning = Tuning(epochs=self.tune, lr=self.rate, seed=self.seed, left_alone=left_alone) if self.tune else None
+        return Settings(**own, tuning=tuning)
 
     def _counts(self, model: nn.Module, targets: dict[str, LayerFacts], calibration: Calibration) -> dict[str, int]:
         """Units that stay, by parameter."""

@@ -7,6 +7,7 @@ floor, or where the loss is predicted to rise by too much, whichever comes first
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.controls import controls_of
+from secateur.counting import check_choice, check_number
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
 from secateur.examples import leaving_no_trace
 from secateur.granularities.unstructured import Unstructured
-from secateur.jacobians import curvature_rows, flat_weights, unflattened_
+from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.profiling import compare
@@ -27,7 +29,7 @@ from secateur.protocols import Allocation, Granularity, Targets
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
-from secateur.targets import Ignore, find_targets
+from secateur.targets import Ignore, find_targets, refuse_unfinite
 from secateur.task import Task
 
 __all__ = ["Obs"]
@@ -77,13 +79,15 @@ class Obs:
             raise BadSparsity(
                 "the surgeon takes out single weights: granularity='unstructured'; for patterns use 'layer_obs'"
             )
-        if self.most_rise is not None and not self.most_rise >= 0:
-            raise BadSparsity(f"most_rise={self.most_rise} is a rise of the loss that is allowed: 0 or more")
-        if self.each < 1 or self.refresh < 1 or not self.alpha > 0 or self.inverse not in ("cholesky", "recursion"):
-            raise BadSparsity(
-                f"Obs(each={self.each}, refresh={self.refresh}, alpha={self.alpha}, inverse={self.inverse!r}): counts must be positive, "
-                "alpha above 0, inverse 'cholesky' or 'recursion'"
-            )
+        check_choice("curvature", self.curvature, CURVATURES)
+        check_choice("inverse", self.inverse, ("cholesky", "recursion"))
+        if self.most_rise is not None:
+            check_number("most_rise", self.most_rise, 0)
+        if self.floor is not None:
+            check_number("floor", self.floor, -math.inf)
+        for name in ("each", "refresh"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("alpha", self.alpha, 0, above=True)
 
     def __call__(
         self,
@@ -114,6 +118,7 @@ class Obs:
         if self.floor is not None:
             self._check_floor(model, task, self.floor)
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
+        refuse_unfinite(model, targets)
         names, student = list(targets), copy.deepcopy(model)
         total = sum(model.get_parameter(name).numel() for name in names)
         if total > _MOST:
@@ -182,6 +187,9 @@ class Obs:
             if self.progress:
                 gone = len(alive) - int(alive.sum())
                 self.progress(gone, most, "weights", (time.monotonic() - began) / gone * (most - gone))
+        if self.progress and trace:
+            gone = len(alive) - int(alive.sum())
+            self.progress(gone, gone, "weights", 0.0)  # a stop rule may end it early
         return alive, trace, samples
 
     def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:

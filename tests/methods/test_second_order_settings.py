@@ -1,0 +1,123 @@
+"""Second-order methods: batches, weights, folders and settings that are mended or refused, each by name and before time is spent."""
+
+import math
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import secateur as sc
+from secateur.errors import BadCalibration, BadFile, BadScores, BadSparsity, NeedsTask, UnknownName
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def on_labels(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def of_x(model, batch):
+    return F.cross_entropy(model(batch["x"]), batch["y"])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # LSTM's own kernel, sample by sample
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+@pytest.mark.parametrize("method", ["obs", "block_fisher"])
+def test_recurrent_layers_give_gradients_of_single_samples(kind, method):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.r, self.o = kind(4, 3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.o(self.r(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, x, y = Last(), torch.randn(12, 5, 4), torch.randint(0, 2, (12,))
+    how = {"each": 20} if method == "obs" else {}
+    pruned = sc.prune(model, method, sparsity=0.5, task=sc.Task([(x, y)], loss=on_labels), **how)
+    assert pruned.masks.sparsity == pytest.approx(0.5, abs=0.02)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("targets", ["own", "dense", "apart"])
+def test_batches_that_only_the_loss_knows_are_enough(targets):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    batches = [{"x": torch.randn(16, 6), "y": torch.randint(0, 3, (16,))} for _ in range(2)]
+    pruned = sc.prune(model, "layer_obs", sparsity=0.5, task=sc.Task(batches, loss=of_x), targets=targets)
+    assert pruned.masks.sparsity == 0.5
+
+
+@pytest.mark.parametrize("method", ["layer_obs", "obs", "block_fisher"])
+def test_batches_that_are_none_are_named(method):
+    def why(batches):
+        with pytest.raises((BadCalibration, NeedsTask)) as caught:
+            sc.prune(net(), method, sparsity=0.5, task=sc.Task(batches, loss=lambda m, b: m(b).square().mean()))
+        return str(caught.value)
+
+    assert "batch 1 holds a tensor of shape [0, 6]" in why([torch.randn(8, 6), torch.randn(0, 6)])
+    assert "a tensor of shape [8, 6], not a collection" in why(torch.randn(8, 6))
+    assert "5, not a collection" in why(5)
+
+
+@pytest.mark.parametrize("method", ["layer_obs", "obs", "block_fisher"])
+def test_weights_that_are_no_numbers_are_named(method):
+    model = net()
+    model[2].weight.data[0, 0] = torch.nan
+    with pytest.raises(BadScores, match=r"1 of \d+ numbers of '2.weight' are NaN"):
+        sc.prune(model, method, sparsity=0.5, task=sc.Task([torch.randn(8, 6)], loss=lambda m, b: m(b).square().mean()))
+
+
+def test_the_surgeon_leaves_biases_alone_when_told_to():
+    task = sc.Task([torch.randn(32, 6)])
+    with_them = sc.prune(net(), "obs", sparsity=0.5, task=task, each=4)
+    without = sc.prune(net(), "obs", sparsity=0.5, task=task, each=4, include_bias=False)
+    assert {name.endswith("bias") for name in with_them.masks} == {True, False}
+    assert not any(name.endswith("bias") for name in without.masks)
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    task, folder = sc.Task([torch.randn(32, 6)]), tmp_path / "run"
+    how = {"sparsity": 0.5, "task": task, "folder": str(folder)}
+    whole = sc.prune(net(), "layer_obs", **how)
+    block = sorted(folder.glob("*.safetensors"))[0]
+    block.write_bytes(block.read_bytes()[:20])
+    with pytest.raises(BadFile, match=f"{block.name} is damaged"):
+        sc.prune(net(), "layer_obs", **how)
+    block.unlink()
+    again = sc.prune(net(), "layer_obs", **how)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
+    (folder / "run.json").write_text('{"run')
+    with pytest.raises(BadFile, match=r"run\.json is damaged"):
+        sc.prune(net(), "layer_obs", **how)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFile, match="is a file: name a folder"):
+        sc.prune(net(), "layer_obs", **{**how, "folder": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("layer_obs", {"tune": 1.5}),
+        ("layer_obs", {"damping": None}),
+        ("layer_obs", {"block": "128"}),
+        ("layer_obs", {"rate": 0.0}),
+        ("layer_obs", {"refit": "no"}),
+        ("layer_obs", {"blocks": "0"}),
+        ("obs", {"each": 2.5}),
+        ("obs", {"alpha": math.inf}),
+        ("obs", {"floor": "x"}),
+        ("block_fisher", {"samples": 2.5}),
+        ("block_fisher", {"stages": 1.5}),
+    ],
+)
+def test_settings_that_make_no_sense_are_named_before_anything_runs(method, option):
+    ((name, value),) = option.items()
+    with pytest.raises((BadSparsity, UnknownName), match=re.escape(f"{name}={value!r}")):
+        sc.prune(net(), method, sparsity=0.5, task=sc.Task([torch.randn(8, 6)]), **option)
