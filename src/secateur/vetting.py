@@ -26,10 +26,12 @@ def vetted(batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         seen += 1
         for leaf in _numbers(batch):
-            if not leaf.numel():
+            if leaf.dim() and not len(leaf):
                 raise BadCalibration(
-                    f"calibration batch {seen - 1} holds a tensor of shape {list(leaf.shape)}, no number at all: leave that batch out"
+                    f"calibration batch {seen - 1} holds a tensor of shape {list(leaf.shape)}, no sample at all: leave that batch out"
                 )
+            if not leaf.numel():  # such as a cache that holds nothing yet
+                continue
             if not bool(torch.isfinite(leaf).all()):
                 bad = int((~torch.isfinite(leaf)).sum())
                 raise BadCalibration(
