@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from numbers import Real
 
 from secateur.errors import BadSparsity, UnknownName
 
@@ -46,7 +47,7 @@ def check_number(name: str, value: object, least: float, *, whole: bool = False,
     Raises:
         BadSparsity: it is one of these.
     """
-    real = isinstance(value, int | float) and not isinstance(value, bool)
+    real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not least <= value < math.inf or (whole and value != int(value)) or (above and value == least):  # type: ignore[operator,call-overload]
         kind = "a whole number" if whole else "a number"
         raise BadSparsity(
