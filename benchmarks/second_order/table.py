@@ -60,12 +60,17 @@ def write(results: Path) -> None:
     (ROOT / "benchmarks" / "second_order.md").write_text("\n".join(parts))
 
 
+def _rank(level: str) -> tuple[bool, float]:
+    """Plain sparsities by size, patterns after them; others as they come."""
+    return ":" in level, float(level.removesuffix(" %")) if level.endswith(" %") else 0.0
+
+
 def section(found: dict[str, Any], title: str, words: str, published: Mapping[str, Mapping[str, str]]) -> str:
     """Methods down, levels across; seconds of the slowest level behind."""
     rows: list[Row] = found["rows"]
     dense = next((row["score"] for row in rows if row["method"] == "dense"), None)
     rows = [row for row in rows if row["method"] != "dense"]
-    levels = list(dict.fromkeys(row["level"] for row in rows))
+    levels = sorted(dict.fromkeys(row["level"] for row in rows), key=_rank)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     scores = {(row["level"], row["method"]): row for row in rows}
     lines = []
