@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from numbers import Real
+from numbers import Integral, Real
 
 from secateur.errors import BadSparsity, UnknownName
 
@@ -47,8 +47,8 @@ def check_number(name: str, value: object, least: float, *, whole: bool = False,
     Raises:
         BadSparsity: it is one of these.
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not least <= value < math.inf or (whole and value != int(value)) or (above and value == least):  # type: ignore[operator,call-overload]
+    real = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not real or not least <= value < math.inf or (above and value == least):  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
         raise BadSparsity(
             f"{name}={value!r} makes no sense: it is {kind} {f'above {least:g}' if above else f'of {least:g} or more'}"

@@ -105,6 +105,7 @@ def test_a_damaged_folder_is_named(tmp_path):
     ("method", "option"),
     [
         ("layer_obs", {"tune": 1.5}),
+        ("layer_obs", {"tune": 4.0}),
         ("layer_obs", {"damping": None}),
         ("layer_obs", {"block": "128"}),
         ("layer_obs", {"rate": 0.0}),
