@@ -16,7 +16,8 @@ namespace {
 
 using View = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Place = std::tuple<int, int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>>;  // space, id, offset, shape, strides
+// space, id, offset, shape, strides, and how it moves from stripe to stripe: for a row, for an image
+using Place = std::tuple<int, int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>, int64_t, int64_t>;
 
 Array array_of(const View& view) {
   auto is = [&](nb::dlpack::dtype_code code, int bits) { return view.dtype().code == uint8_t(code) && view.dtype().bits == bits; };
@@ -33,10 +34,10 @@ Array array_of(const View& view) {
 }
 
 Tensor tensor_of(const Place& place) {
-  const auto& [space, id, offset, shape, strides] = place;
-  demand(space >= 0 && space <= 3 && shape.size() == strides.size() && shape.size() <= kMostDims, "a tensor makes no sense");
+  const auto& [space, id, offset, shape, strides, row_step, image_step] = place;
+  demand(space >= 0 && space <= 4 && shape.size() == strides.size() && shape.size() <= kMostDims, "a tensor makes no sense");
   Tensor t;
-  t.space = Space(space), t.id = id, t.offset = offset, t.rank = int(shape.size());
+  t.space = Space(space), t.id = id, t.offset = offset, t.rank = int(shape.size()), t.row_step = row_step, t.image_step = image_step;
   for (int d = 0; d < t.rank; d++) t.shape[d] = shape[d], t.stride[d] = strides[d];
   return t;
 }
@@ -45,8 +46,8 @@ struct Engine {  // a program, and the arrays that it reads, kept alive
   Program program;
   std::vector<nb::object> kept;
 
-  Engine(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const std::string& kernels)
-      : program(arena, state, std::move(slots), threads, found(kernels)) {}
+  Engine(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const std::string& kernels, int64_t local)
+      : program(arena, local, state, std::move(slots), threads, found(kernels)) {}
   static const Kernels* found(const std::string& name) {
     const Kernels* k = pick(name.c_str());
     demand(k, "this CPU or this build lacks the kernels asked for");
@@ -104,10 +105,11 @@ NB_MODULE(_engine, m) {
   nb::exception<Refused>(m, "Refused", PyExc_ValueError);
   m.def("kernels", [](const std::string& wish) { const Kernels* k = pick(wish.c_str()); return std::string(k ? k->name : ""); }, nb::arg("wish") = "");
   nb::class_<Engine>(m, "Program")
-      .def(nb::init<int64_t, int64_t, std::vector<int64_t>, int, std::string>(), nb::arg("arena"), nb::arg("state"), nb::arg("slots"),
-           nb::arg("threads"), nb::arg("kernels") = "")
+      .def(nb::init<int64_t, int64_t, std::vector<int64_t>, int, std::string, int64_t>(), nb::arg("arena"), nb::arg("state"), nb::arg("slots"),
+           nb::arg("threads"), nb::arg("kernels") = "", nb::arg("local") = 0)
       .def("constant", &Engine::constant)
       .def("add", &Engine::add)
+      .def("complete", [](const Engine& e) { e.program.complete(); })
       .def("run", &Engine::run, nb::arg("slots"), nb::arg("state").none(), nb::arg("position") = 0, nb::arg("timed") = false,
            nb::arg("outside") = nb::none())
       .def("tune", [](Engine& e, size_t op, int rounds) { return e.program.tune(op, rounds); })

@@ -76,14 +76,14 @@ class Product final : public Op {
 // then (starts, index, values) or (values) of the parts.
 Product::Product(const Program& program, const Args& a)
     : x_(a.tensor(0)), y_(a.output(1)), has_residual_(a.tensors.size() > 2) {
-  demand(x_.rank == 2 && y_.rank == 2 && x_.space == Space::arena && y_.space == Space::arena, "a product needs two matrices");
+  demand(x_.rank == 2 && y_.rank == 2 && x_.in_arena() && y_.in_arena(), "a product needs two matrices");
   demand(x_.stride[1] == 1 && y_.stride[1] == 1, "a product needs neighbouring positions");
   channels_ = x_.shape[0], x_stride_ = x_.stride[0];
   rows_ = y_.shape[0], positions_ = y_.shape[1], y_stride_ = y_.stride[0];
   if (has_residual_) {
     residual_ = a.tensor(2);
     demand(residual_.rank == 2 && residual_.shape[0] == rows_ && residual_.shape[1] == positions_ && residual_.stride[1] == 1 &&
-               residual_.space == Space::arena, "a residual has another shape");
+               residual_.in_arena(), "a residual has another shape");
   }
   const Array &bias = program.array(a.arrays.at(0), "f"), &channel = program.array(a.arrays.at(1), "i"),
               &shift = program.array(a.arrays.at(2), "i");

@@ -51,10 +51,12 @@ const float* Context::at(const Tensor& t) const {
 }
 
 float* Context::at(const Output& t) const {
+  int64_t offset = t.offset + t.row_step * row + t.image_step * image;
   switch (t.space) {
-    case Space::arena: return arena + t.offset;
-    case Space::state: return state + t.offset;
-    default: return slots[t.id] + t.offset;
+    case Space::arena: return arena + offset;
+    case Space::local: return local + offset;
+    case Space::state: return state + offset;
+    default: return slots[t.id] + offset;
   }
 }
 
@@ -198,9 +200,9 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 }  // namespace
 
-Program::Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels)
-    : arena_(arena), state_(state), slots_(std::move(slots)), threads_(threads), kernels_(kernels) {
-  demand(arena >= 0 && arena < kMostFloats && state >= 0 && state < kMostFloats, "an impossible amount of memory");
+Program::Program(int64_t arena, int64_t local, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels)
+    : arena_(arena), local_(local), state_(state), slots_(std::move(slots)), threads_(threads), kernels_(kernels) {
+  for (int64_t n : {arena, local, state}) demand(n >= 0 && n < kMostFloats, "an impossible amount of memory");
   demand(threads >= 1 && threads <= 256, "an impossible number of threads");
   for (int64_t n : slots_) demand(n >= 0 && n < kMostFloats, "an impossible amount of memory");
 }
@@ -219,12 +221,13 @@ const Array& Program::array(int64_t id, const char* types) const {
 void Program::inside(const Tensor& t, Checked low, Checked high) const {
   int64_t size = 0;
   if (t.space == Space::arena) size = arena_;
+  else if (t.space == Space::local) size = local_;
   else if (t.space == Space::state) size = state_;
   else if (t.space == Space::slot) {
     demand(t.id >= 0 && t.id < int64_t(slots_.size()), "an operation names an input or output that is not there");
     size = slots_[t.id];
   } else size = array(t.id, "f").size;
-  demand(t.offset >= 0 && t.offset <= size && low <= high && low + t.offset >= 0 && high + t.offset <= size,
+  demand(t.offset >= 0 && t.offset <= size && low <= high && low + t.offset >= 0 && high + t.offset + t.farthest <= size,
          "an operation reaches outside of its memory");
 }
 
@@ -256,12 +259,60 @@ Maker maker_of(const std::string& kind) {
 }
 
 void Program::add(const std::string& kind, const Args& args) {
+  if (kind == "stripes") {
+    demand(!open_, "stripes within stripes");
+    auto stripes = std::make_unique<Stripes>(args);
+    around_ = stripes.get(), open_ = stripes->ops(), moves_ = {};
+    ops_.push_back(std::move(stripes));
+    alone_.push_back(false);
+    return;
+  }
   Maker maker = maker_of(kind);
   if (!maker) throw Refused("there is no operation '" + kind.substr(0, 40) + "'");
-  for (const Tensor& t : args.tensors) inside(t);
-  std::unique_ptr<Op> op = maker(*this, args);
+  Args moved = args;
+  for (Tensor& t : moved.tensors) {
+    demand(t.row_step >= 0 && t.image_step >= 0, "a tensor moves backwards");
+    demand(open_ || (t.space != Space::local && !t.row_step && !t.image_step), "a tensor moves, or is local, where there are no stripes");
+    if (open_) t.farthest = (Checked(around_->images - 1) * t.image_step + Checked(around_->stripes - 1) * around_->rows * t.row_step).value();
+    inside(t);
+    moves_.first |= t.row_step > 0, moves_.second |= t.image_step > 0;
+  }
+  std::unique_ptr<Op> op = maker(*this, moved);
   demand(op->scratch(*kernels_) <= kMostScratch, "an operation needs too much scratch");
+  demand(!open_ || op->parallel(), "an operation cannot run in stripes");
   ops_.push_back(std::move(op));
+  alone_.push_back(open_ > 0);
+  if (open_ && !--open_)  // so that there are no more stripes than memory
+    demand((around_->stripes == 1 || moves_.first) && (around_->images == 1 || moves_.second), "stripes of nothing");
+}
+
+Stripes::Stripes(const Args& a)
+    : begin(a.integer(0)), follow(a.integer(1)), images(a.integer(2)), stripes(a.integer(3)), rows(a.integer(4)), written(a.integer(5)),
+      apart(a.integer(6)) {
+  demand(begin > 0 && begin < (1 << 20) && follow >= 0 && follow < (1 << 20) && images > 0 && stripes > 0 && rows > 0 && written > 0 && written < kMostFloats, "impossible stripes");
+  demand(Checked(images) * stripes < INT32_MAX && Checked(stripes) * rows < INT32_MAX, "impossible stripes");
+}
+
+std::string Stripes::choice() const {
+  return std::to_string(stripes) + " stripes of " + std::to_string(rows) + (rows == 1 ? " row" : " rows");
+}
+
+void Program::run_stripes(size_t first, const Stripes& s, const Context& c, double* seconds) const {
+  int64_t from = 0, to = s.images * s.stripes;
+  int64_t width = kernels_->width;
+  if ((s.written + width - 1) / width * width <= s.apart) c.share(to, from, to);
+  else if (c.thread) return;
+  Context alone = c;
+  alone.threads = 1, alone.thread = 0;
+  for (int64_t i = from; i < to; i++) {
+    alone.image = i / s.stripes, alone.row = i % s.stripes * s.rows;
+    bool begins = i == from || alone.row == 0 || !s.follow;
+    for (int64_t k = begins ? 0 : s.begin, end = begins ? s.begin : s.ops(); k < end; k++) {
+      double start = seconds ? now() : 0;
+      ops_[first + k]->run(alone);
+      if (seconds) seconds[first + k] += now() - start;
+    }
+  }
 }
 
 std::unique_ptr<float[]> Program::borrow() {
@@ -273,7 +324,7 @@ std::unique_ptr<float[]> Program::borrow() {
       return arena;
     }
   }
-  return std::unique_ptr<float[]>(new float[arena_ + 2 * kGuard + 16]());
+  return std::unique_ptr<float[]>(new float[arena_ + 2 * kGuard + threads_ * ((local_ + 15) / 16 * 16 + kGuard) + 16]());
 }
 
 void Program::give_back(std::unique_ptr<float[]> arena) {
@@ -291,23 +342,32 @@ void Program::run(float* const* slots, float* state, int64_t position, double* s
 
 void Program::run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds,
                      const std::function<void(int64_t)>* outside) {
+  complete();
   Lease lease(threads_);
   int threads = lease.pool ? threads_ : 1;
   Barrier barrier;
   Failure failure;
   std::function<void(int)> work = [&](int thread) {
     static thread_local std::vector<float> scratch;
-    Context c{arena, state, slots, &constants_, kernels_, position, thread, threads, &scratch, outside};
+    Context c{arena, local(arena, thread), state, slots, &constants_, kernels_, position, thread, threads, &scratch, outside};
     for (size_t k = 0; k < ops_.size(); k++) {
       double start = seconds ? now() : 0;
-      if (ops_[k]->parallel()) failure.guard([&] { ops_[k]->run(c); });
-      else if (thread == 0) {
+      size_t here = k;
+      if (auto stripes = dynamic_cast<const Stripes*>(ops_[k].get())) {
+        failure.guard([&] { run_stripes(here + 1, *stripes, c, thread ? nullptr : seconds); });
+        k += size_t(stripes->ops());
+      } else if (ops_[k]->parallel()) {
+        failure.guard([&] { ops_[k]->run(c); });
+      } else if (thread == 0) {
         Context alone = c;
         alone.threads = 1;
         failure.guard([&] { ops_[k]->run(alone); });
       }
       barrier.wait(threads);
-      if (seconds && thread == 0) seconds[k] = now() - start;
+      if (seconds && thread == 0) {
+        seconds[here] = now() - start;
+        for (size_t inner = here + 1; inner <= k; inner++) seconds[here] -= seconds[inner];
+      }
     }
   };
   if (lease.pool) lease.pool->run(work);
@@ -327,16 +387,18 @@ std::vector<int> Program::tune(size_t op, int rounds) {
   for (int64_t n : slots_) slots.push_back(at), at += n;
   std::vector<int> best;
   double shortest = 1e30;
-  for (const auto& choice : one.choices(threads_)) {
+  const int all = alone_[op] ? 1 : threads_;
+  for (const auto& choice : one.choices(all)) {
     one.choose(*this, choice);
     double took = 1e30;
     for (int r = 0; r < rounds; r++) {
-      Lease lease(threads_);
-      int threads = lease.pool ? threads_ : 1;
+      Lease lease(all);
+      int threads = lease.pool ? all : 1;
       Failure failure;
       std::function<void(int)> work = [&](int thread) {
         static thread_local std::vector<float> scratch;
-        failure.guard([&] { one.run(Context{aligned(arena.get()), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr}); });
+        float* memory = aligned(arena.get());
+        failure.guard([&] { one.run(Context{memory, local(memory, thread), at, slots.data(), &constants_, kernels_, 0, thread, threads, &scratch, nullptr}); });
       };
       double start = now();
       if (lease.pool) lease.pool->run(work);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checked.h"
@@ -20,7 +21,7 @@ constexpr int64_t kMostElements = int64_t(1) << 40;  // of a tensor, repeated on
 constexpr int64_t kMostScratch = int64_t(1) << 30;   // floats of one operation in one thread
 constexpr int64_t kGuard = 1024;  // floats before and after an arena: kernels write whole registers
 
-enum class Space : int { arena, constant, slot, state };
+enum class Space : int { arena, constant, slot, state, local };  // local: every thread's own, for what lives within one stripe
 
 struct Tensor {  // sizes and strides in floats
   Space space = Space::arena;
@@ -28,7 +29,10 @@ struct Tensor {  // sizes and strides in floats
   int64_t offset = 0;
   int rank = 0;
   int64_t shape[kMostDims] = {}, stride[kMostDims] = {};
+  int64_t row_step = 0, image_step = 0;  // how it moves with the stripes; 0 elsewhere
+  int64_t farthest = 0;                  // of these moves
   int64_t numel() const;
+  bool in_arena() const { return space == Space::arena || space == Space::local; }  // with room for whole registers behind it
 };
 
 struct Output : Tensor {};  // one that is written: no constant, which other programs share and which may be a mapped file
@@ -48,6 +52,7 @@ struct Barrier {
 
 struct Context {
   float* arena;
+  float* local;
   float* state;
   float* const* slots;
   const std::vector<Array>* constants;
@@ -56,6 +61,7 @@ struct Context {
   int thread, threads;
   std::vector<float>* scratch;
   const std::function<void(int64_t)>* outside;  // what runs elsewhere, on slots
+  int64_t row = 0, image = 0;  // where the stripe begins that is computed
 
   const float* at(const Tensor& t) const;
   float* at(const Output& t) const;
@@ -87,11 +93,23 @@ struct Op {
   virtual int64_t bytes() const { return 0; }
 };
 
+// The operations that follow run for stripe after stripe of rows, so that what passes between them stays in the cache: the first
+// `begin` for the first stripe of a thread and of an image, the next `follow` (if there are any) for those after it. Threads share the
+// stripes if the `written` floats of one, in whole registers, end before the next one's, `apart` further on.
+struct Stripes final : Op {
+  explicit Stripes(const Args& a);
+  void run(const Context&) const override {}  // the program does it
+  std::string choice() const override;
+  int64_t begin, follow, images, stripes, rows, written, apart;
+  int64_t ops() const { return begin + follow; }
+};
+
 class Program {
  public:
-  Program(int64_t arena, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels);
+  Program(int64_t arena, int64_t local, int64_t state, std::vector<int64_t> slots, int threads, const Kernels* kernels);
   int64_t constant(Array a);
   void add(const std::string& kind, const Args& args);
+  void complete() const { demand(!open_, "stripes lack operations"); }
   void run(float* const* slots, float* state, int64_t position, double* seconds = nullptr, const std::function<void(int64_t)>* outside = nullptr);
   // Times the choices of one product; keeps and returns the best.
   std::vector<int> tune(size_t op, int rounds);
@@ -106,20 +124,26 @@ class Program {
   size_t size() const { return ops_.size(); }
   int64_t state_size() const { return state_; }
   const std::vector<int64_t>& slots() const { return slots_; }
-  int threads() const { return threads_; }
+  int threads() const { return open_ ? 1 : threads_; }  // that share one operation
   const Kernels* kernels() const { return kernels_; }
 
  private:
   void run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside);
+  void run_stripes(size_t first, const Stripes& s, const Context& c, double* seconds) const;
+  float* local(float* arena, int thread) const { return arena + arena_ + (local_ + 15) / 16 * 16 * thread + kGuard * (1 + thread); }
   std::unique_ptr<float[]> borrow();
   void give_back(std::unique_ptr<float[]> arena);
 
-  int64_t arena_, state_;
+  int64_t arena_, local_, state_;
   std::vector<int64_t> slots_;
   int threads_;
   const Kernels* kernels_;
   std::vector<Array> constants_;
   std::vector<std::unique_ptr<Op>> ops_;
+  const Stripes* around_ = nullptr;  // the stripes that the next `open_` operations belong to
+  int64_t open_ = 0;
+  std::pair<bool, bool> moves_;  // whether one of them moves from row to row, from image to image
+  std::vector<bool> alone_;  // operations of stripes: each is run by one thread
   std::mutex lock_;
   std::vector<std::unique_ptr<float[]>> arenas_;  // one for each call that runs at the same time
 };

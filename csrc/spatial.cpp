@@ -50,11 +50,16 @@ class Phases final : public Op {
 };
 
 // Zeros around planes: `lead` floats before, the gap after each row, the rows between images, `tail` floats after.
-// tensors: y [N, C, H, W]; ints: lead, tail, rows from image to image.
+// Of a stripe also the rows beyond the image: row k is the image's row `first + ratio * (the stripe's row) + k`.
+// tensors: y [N, C, H, W]; ints: lead, tail, rows from image to image, [first, ratio, rows of the image].
 class Border final : public Op {
  public:
   Border(const Program& program, const Args& a) : y_(a.output(0)), lead_(a.integer(0)), tail_(a.integer(1)), rows_(a.integer(2)) {
     demand_planes(y_);
+    if (a.ints.size() > 3) {
+      first_ = a.integer(3), ratio_ = a.integer(4), height_ = a.integer(5);
+      demand(std::abs(first_) < (1 << 24) && ratio_ >= 0 && ratio_ < (1 << 24) && height_ >= 0, "an impossible border");
+    }
     demand(lead_ >= 0 && tail_ >= 0 && rows_ >= y_.shape[2] && y_.stride[2] >= y_.shape[3] && rows_ < (1 << 24), "an impossible border");
     demand(y_.shape[0] == 1 || y_.stride[0] == rows_ * y_.stride[2], "images do not follow each other");
     Checked images = Checked(y_.shape[0]) * rows_ * y_.stride[2] + tail_;
@@ -68,6 +73,10 @@ class Border final : public Op {
       float* plane = c.at(y_) + ch * y_.stride[1];
       std::memset(plane - lead_, 0, size_t(lead_) * 4);
       for (int64_t n = 0; n < y_.shape[0]; n++, plane += rows_ * pitch) {
+        for (int64_t r = 0; r < y_.shape[2] && height_ >= 0; r++) {
+          int64_t row = first_ + ratio_ * c.row + r;
+          if (row < 0 || row >= height_) std::memset(plane + r * pitch, 0, size_t(width) * 4);
+        }
         if (gap == 1) for (int64_t r = 0; r < y_.shape[2]; r++) plane[r * pitch + width] = 0;
         else for (int64_t r = 0; r < y_.shape[2]; r++) std::fill_n(plane + r * pitch + width, gap, 0.0f);
         std::memset(plane + y_.shape[2] * pitch, 0, size_t((rows_ - y_.shape[2]) * pitch) * 4);
@@ -78,7 +87,7 @@ class Border final : public Op {
 
  private:
   Output y_;
-  int64_t lead_, tail_, rows_;
+  int64_t lead_, tail_, rows_, first_ = 0, ratio_ = 0, height_ = -1;
 };
 
 // tensors: x, y; ints: kernel h, w, stride, pad top, left, dilation y, x; numbers: low, high; arrays: weights, bias.
@@ -87,7 +96,7 @@ class DepthwiseOp final : public Op {
   DepthwiseOp(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), top_(a.integer(3)), left_(a.integer(4)), low_(a.number(0)), high_(a.number(1)) {
     demand_planes(x_), demand_planes(y_);
     demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1], "a depthwise convolution keeps its channels");
-    demand(x_.space == Space::arena && y_.space == Space::arena, "a depthwise convolution needs the arena");  // whole registers
+    demand(x_.in_arena() && y_.in_arena(), "a depthwise convolution needs the arena");  // whole registers
     for (const Tensor* t : Tensors{&x_, &y_})
       for (int d = 0; d < 3; d++) demand(t->shape[d] == 1 || t->stride[d] > 0, "planes run backwards");
     demand(y_.shape[2] <= INT32_MAX && y_.shape[3] <= INT32_MAX, "planes are too large for a depthwise convolution");
@@ -132,14 +141,20 @@ class DepthwiseOp final : public Op {
 // tensors: x, y; ints: kernel h, w, stride y, x, pad y, x, dilation y, x, is max, counts padding, divisor (0: the window).
 class Pool final : public Op {
  public:
-  Pool(const Program&, const Args& a) : x_(a.tensor(0)), y_(a.output(1)) {
+  Pool(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), height_(x_.shape[2]) {
     demand_planes(x_), demand_planes(y_);
-    demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1] && a.ints.size() == 11, "pooling keeps channels");
+    demand(x_.shape[0] == y_.shape[0] && x_.shape[1] == y_.shape[1] && a.ints.size() >= 11, "pooling keeps channels");
     for (int k = 0; k < 11; k++) {
       p_[k] = a.integer(k);
       demand(p_[k] >= 0 && p_[k] < 65536, "an impossible window");
     }
     demand(p_[0] && p_[1] && p_[2] && p_[3] && p_[6] && p_[7], "an impossible window");
+    if (a.ints.size() == 11) return;
+    first_ = a.integer(11), ratio_ = a.integer(12), height_ = a.integer(13);
+    demand(std::abs(first_) < (1 << 24) && ratio_ >= 0 && ratio_ < (1 << 24) && height_ >= 0 && height_ < (1 << 24), "an impossible stripe");
+    Checked down = Checked(y_.shape[2] - 1) * p_[2] + (p_[0] - 1) * p_[6] - p_[4], channels = Checked(x_.shape[1] - 1) * x_.stride[1];
+    demand(x_.shape[0] == 1 && x_.stride[1] >= 0 && x_.stride[2] >= 0 && down.value() >= 0, "an impossible stripe");
+    program.inside(x_, Checked(-p_[4]) * x_.stride[2], channels + down * x_.stride[2] + x_.shape[3]);
   }
   Checked scratch(const Kernels&) const override { return Checked(padded()) + y_.shape[3]; }
   void run(const Context& c) const override {
@@ -157,7 +172,7 @@ class Pool final : public Op {
   }
   void plane(const Context& c, const float* x, float* y) const {
     auto [kh, kw, sy, sx, py, px, dy, dx, is_max, counts, divisor] = p_;
-    int64_t width = x_.shape[3], height = x_.shape[2], out = y_.shape[3], full = padded();
+    int64_t width = x_.shape[3], out = y_.shape[3], full = padded(), top = first_ + ratio_ * c.row;
     float *row = c.floats(scratch(*c.k)), *picked = row + full, fill = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
     Pair how = is_max ? Pair::max : Pair::add;
     for (int64_t oy = 0; oy < y_.shape[2]; oy++, y += y_.stride[2]) {
@@ -165,8 +180,8 @@ class Pool final : public Op {
       int64_t rows = 0, counted = 0;
       for (int64_t ky = 0; ky < kh; ky++) {
         int64_t r = oy * sy + ky * dy - py;
-        counted += r >= -py && r < height + py;
-        if (r < 0 || r >= height) continue;
+        counted += r + top >= -py && r + top < height_ + py;
+        if (r + top < 0 || r + top >= height_) continue;
         rows++;
         c.k->pair(how, row + px, 1, x + r * x_.stride[2], 1, row + px, width);
       }
@@ -193,6 +208,7 @@ class Pool final : public Op {
   }
   Tensor x_;
   Output y_;
+  int64_t first_ = 0, ratio_ = 0, height_;
   std::array<int64_t, 11> p_;
 };
 

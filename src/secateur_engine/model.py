@@ -137,11 +137,13 @@ class Program:
         """Hand everything to the engine, which checks it."""
         assert _engine is not None
         slots = [prod(shape) for shape in self.slot_shapes()]
-        engine = _engine.Program(int(self.said["arena"]), int(self.said["state"]), slots, threads, kernels)
+        sizes = int(self.said["arena"]), int(self.said["state"])
+        engine = _engine.Program(*sizes, slots, threads, kernels, int(self.said.get("local", 0)))
         for array in arrays:
             engine.constant(array)
         for kind, tensors, ints, numbers, names in self.said["steps"]:
-            engine.add(kind, [tuple(t) for t in tensors], ints, [_number(n) for n in numbers], names)
+            engine.add(kind, [_place(t) for t in tensors], ints, [_number(n) for n in numbers], names)
+        engine.complete()
         return engine
 
     def slot_shapes(self) -> list[tuple[int, ...]]:
@@ -204,6 +206,10 @@ class Session:
         result = self._model.run(inputs, self._state, self.position)
         self.position += size
         return result
+
+
+def _place(tensor: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tensor) if len(tensor) == 7 else (*tensor, 0, 0)  # most do not move with stripes
 
 
 def _number(n: Any) -> float:

@@ -15,7 +15,7 @@ import secateur as sc
 import secateur_engine
 
 pytestmark = pytest.mark.skipif(not secateur_engine.available(), reason="the compiled engine is missing")
-KINDS = ["squeezed", "depthwise", "lstm", "encoder", "strange", "reflected"]
+KINDS = ["squeezed", "depthwise", "lstm", "encoder", "strange", "reflected", "pools"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
         torch.manual_seed(0)
         model = sparse_(make())
         x = example(said)
-        sc.compile(model, x, threads=1).save(folder / f"{kind}.sc")
+        sc.compile(model, x, threads=1, stripes=2).save(folder / f"{kind}.sc")
         made[kind] = (folder / f"{kind}.sc", model, x)
     return made
 

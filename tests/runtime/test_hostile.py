@@ -161,6 +161,58 @@ def test_numbers_that_do_not_fit_are_refused(what, tmp_path):
         loaded(tmp_path / "hostile.sc", kind, tensors, ints, numbers, arrays, arena)
 
 
+def striped(path, head, steps):
+    text = {"shape": [64], "dtype": "float32", "split": False}
+    program = {"size": 1, "arena": ROOM, "local": 256, "state": 0, "inputs": [text], "outputs": [text]}
+    program["steps"] = [["stripes", [], head, [], []], *([kind, tensors, ints, [], []] for kind, tensors, *ints in steps)]
+    secateur_engine.write(path, {"programs": [program]}, [floats(8)])
+    return secateur_engine.load(path)
+
+
+def moving(*steps, offset=64, space=ARENA):
+    return [*tensor([8], offset=offset, space=space), *steps]
+
+
+IN, OUT = moving(16, 64), moving(16, 64, offset=1024)
+STRIPES = {  # begin, follow, images, stripes, rows, written, apart; the steps; what is said
+    "none": ([0, 0, 2, 3, 2, 8, 32], [("copy", [IN, OUT])], "impossible stripes"),
+    "less than none": ([1, -1, 2, 3, 2, 8, 32], [("copy", [IN, OUT])], "impossible stripes"),
+    "as many as memory": ([1, 0, 1, 1000, 2, 8, 32], [("copy", [IN, OUT])], "outside of its memory"),
+    "as many images": ([1, 0, 1000, 1, 2, 8, 32], [("copy", [IN, OUT])], "outside of its memory"),
+    "that wrap": ([1, 0, 1 << 40, 1 << 40, 2, 8, 32], [("copy", [IN, OUT])], "64 bits"),
+    "more than are counted": ([1, 0, 1, 1 << 31, 1, 8, 32], [("copy", [IN, OUT])], "impossible stripes"),
+    "of nothing": ([1, 0, 1, 1 << 30, 1, 8, 32], [("copy", [moving(0, 0)] * 2)], "stripes of nothing"),
+    "of one image": ([1, 0, 9, 1, 1, 8, 32], [("copy", [moving(1, 0)] * 2)], "stripes of nothing"),
+    "backwards": ([1, 0, 1, 3, 2, 8, 32], [("copy", [moving(-16, 0), OUT])], "moves backwards"),
+    "within stripes": ([2, 0, 1, 3, 2, 8, 32], [("stripes", [])], "stripes within stripes"),
+    "too large for a thread": ([1, 0, 1, 3, 2, 8, 32], [("copy", [IN, moving(0, 0, offset=250, space=4)])], "outside of its memory"),
+    "with what runs elsewhere": ([1, 0, 1, 3, 2, 8, 32], [("outside", [], 0)], "in stripes"),
+}  # fmt: skip
+
+
+def test_stripes_run_as_they_are_meant(tmp_path):
+    striped(tmp_path / "good.sc", [1, 0, 2, 3, 2, 8, 32], [("copy", [IN, OUT])])(np.zeros(64, np.float32))
+
+
+@pytest.mark.parametrize("what", STRIPES)
+def test_impossible_stripes_are_refused(what, tmp_path):
+    head, steps, said = STRIPES[what]
+    with pytest.raises(secateur_engine.BadFile, match=said):
+        striped(tmp_path / "hostile.sc", head, steps)
+
+
+def test_stripes_without_their_steps_are_refused(tmp_path):
+    with pytest.raises(secateur_engine.BadFile, match="stripes lack operations"):
+        striped(tmp_path / "hostile.sc", [2, 0, 1, 3, 2, 8, 32], [("copy", [IN, OUT])])
+
+
+def test_nothing_moves_or_is_a_threads_own_without_stripes(tmp_path):
+    tensors, _, *rest = STEPS["copy"]
+    for one in (moving(16, 0), moving(0, 0, space=4)):
+        with pytest.raises(secateur_engine.BadFile, match="where there are no stripes"):
+            loaded(tmp_path / "hostile.sc", "copy", [one, tensors[1]], *rest)
+
+
 @pytest.mark.parametrize("size", [-1, 1 << 34, 1 << 62])
 def test_inputs_have_possible_sizes(size, tmp_path):
     tensors, _, *rest = STEPS["copy"]

@@ -95,6 +95,7 @@ def compile_model(
     tune: bool = False,
     kernels: str = "",
     form: str | None = None,
+    stripes: bool | int = True,
 ) -> Compiled:
     """Compile a model for the CPU; zeros of its weights are not multiplied.
 
@@ -109,6 +110,8 @@ def compile_model(
             part, and positions must be an input. See `Compiled.session`.
         tune: time the choices of every product and keep the best (seconds to a minute); the choices are saved too.
         kernels: "avx512", "avx2", "baseline"; the best that there is, if it is left out.
+        stripes: run neighbouring layers over a few rows of their images at a time where their planes are too large for the cache;
+            False: nowhere; a number of rows: wherever that is possible.
         form: keep all weights as "1" (single nonzeros), "2" or "4" (blocks of rows) or "dense", instead of choosing for each layer.
 
     Raises:
@@ -130,8 +133,9 @@ def compile_model(
             ],
         )
     constants = Constants()
-    document = _document(module, example, constants, batch=batch, cache=cache, values=values, form=form)
     threads = threads or torch.get_num_threads()
+    how = {"values": values, "form": form, "threads": threads, "stripes": stripes}
+    document = _document(module, example, constants, batch=batch, cache=cache, **how)
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
     ).built()

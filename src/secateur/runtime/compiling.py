@@ -10,7 +10,9 @@ from secateur.runtime.emitting import Constants, Emitter
 from secateur.runtime.fusing import PRODUCTS, fused
 from secateur.runtime.graph import Graph, Node, Value, values_in
 from secateur.runtime.ops import EMIT, Unfit, convolutions, taps
+from secateur.runtime.payoff import chosen
 from secateur.runtime.planes import Planes
+from secateur.runtime.striping import striped
 from secateur.runtime.views import Buffer, View
 
 __all__ = ["program"]
@@ -25,7 +27,16 @@ _TYPES = {
 
 
 def program(
-    graph: Graph, constants: Constants, *, size: int, axis: int, values: str, form: str | None, cache: int
+    graph: Graph,
+    constants: Constants,
+    *,
+    size: int,
+    axis: int,
+    values: str,
+    form: str | None,
+    cache: int,
+    threads: int,
+    stripes: bool | int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The program of one batch size as a JSON document, and what the report says about its steps."""
     planes = Planes()
@@ -44,10 +55,12 @@ def program(
         e.copy(e.view(value), slot)
     for k, rows in e.lookups.items():
         inputs[k]["rows"] = rows
-    arena = _placed([v.home for s in e.steps for v in s[1] if isinstance(v.home, Buffer)])
+    local = striped(e, chosen(e, stripes, threads))
+    arena = _placed([v.home for s in e.steps for v in s[1] if isinstance(v.home, Buffer) and v.space == 0])
     document = {
         "size": size,
         "arena": arena,
+        "local": local,
         "state": e.state,
         "inputs": inputs,
         "outputs": [{"shape": list(v.shape), "dtype": _type(v)} for v in graph.outputs],
@@ -147,22 +160,27 @@ def _type(value: Value) -> str:
 def _written(view: View) -> list[Any]:
     buffer = view.home if isinstance(view.home, Buffer) else None
     offset = view.offset + (buffer.offset if buffer else 0)
-    return [view.space, 0 if isinstance(view.home, Buffer) else view.home, offset, list(view.shape), list(view.strides)]
+    home = 0 if isinstance(view.home, Buffer) else view.home
+    return [view.space, home, offset, list(view.shape), list(view.strides), *(view.moves if any(view.moves) else ())]
 
 
 def _placed(buffers: list[Buffer]) -> int:
     """First fit, the largest first: buffers that are needed at the same time do not overlap. Returns the size of the arena."""
     done: list[Buffer] = []
     total = 0
-    for buffer in sorted(dict.fromkeys(buffers), key=lambda b: (-b.size, b.first)):
+
+    def size(buffer: Buffer) -> int:
+        return buffer.before + buffer.size + buffer.after
+
+    for buffer in sorted(dict.fromkeys(buffers), key=lambda b: (-size(b), b.first)):
         at = 0
         for other in sorted(
             (o for o in done if o.first <= buffer.last and buffer.first <= o.last), key=lambda o: o.offset
         ):
-            if at + buffer.size <= other.offset:
+            if at + size(buffer) <= other.offset - other.before:
                 break
-            at = max(at, other.offset + other.size)
-        buffer.offset = at
+            at = max(at, other.offset + other.size + other.after)
+        buffer.offset = at + buffer.before
         done.append(buffer)
-        total = max(total, at + buffer.size)
+        total = max(total, at + size(buffer))
     return total

@@ -12,14 +12,14 @@ from secateur.runtime.graph import Value
 from secateur.runtime.planes import Planes, plane_shape
 from secateur.runtime.views import Buffer, View, contiguous, dense_like
 
-__all__ = ["Constants", "Emitter", "Label"]
+__all__ = ["Constants", "Emitter", "Label", "Rows", "apart"]
 
 _LANE = 16  # floats: the widest register; every channel ends on one
 
 
 @dataclass
 class Label:
-    """What the report says about a step."""
+    """What the report says about a step; ``part``: it is a further piece of that step's work."""
 
     path: str
     kind: str
@@ -27,6 +27,22 @@ class Label:
     density: float = 1.0
     form: str = ""
     macs: int = 0
+    part: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which rows of its inputs a step reads for row r of what it writes: ``stride * r + first`` to ``stride * r + last``.
+
+    Args:
+        planes: tensors of the step, by their place, as ``[N, C, H, W]``.
+        out: the place of the one that is written.
+        reads: the places of those that are read, with (stride, first, last). All others are the same for every row.
+    """
+
+    planes: dict[int, View]
+    out: int
+    reads: dict[int, tuple[int, int, int]]
 
 
 @dataclass
@@ -55,6 +71,7 @@ class Emitter:
         self.constants, self.planes, self.values, self.form, self.cache = constants, planes, values, form, cache
         self.steps: list[tuple[str, list[View], list[int], list[Any], list[int]]] = []
         self.labels: dict[int, Label] = {}
+        self.rows: dict[int, Rows | None] = {}
         self.slots: list[tuple[int, ...]] = []
         self.outside: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -70,13 +87,15 @@ class Emitter:
         numbers: Sequence[float] = (),
         arrays: Sequence[NDArray[Any]] = (),
         label: Label | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        """Add a step."""
+        """Add a step; ``rows`` where it can be done for some rows at a time."""
         here = len(self.steps)
         for view in tensors:
             if isinstance(view.home, Buffer):
                 view.home.used(here)
         self.labels[here] = label or Label(self.path, kind)
+        self.rows[here] = rows
         self.steps.append(
             (
                 kind,
@@ -123,7 +142,7 @@ class Emitter:
     def tokens(self, lead: tuple[int, ...], lead_strides: tuple[int, ...], features: int) -> View:
         """A new feature-major tensor [*lead, features] whose positions lie as ``lead_strides`` says."""
         span = sum((n - 1) * s for n, s in zip(lead, lead_strides, strict=True)) + 1
-        stride = _apart(span)
+        stride = apart(span)
         return View(0, self.buffer(stride * features), 0, (*lead, features), (*lead_strides, stride))
 
     def plane(self, value: Value, channels: int | None = None) -> View:
@@ -136,7 +155,7 @@ class Emitter:
             rows = height
         lead = (top * pitch + left + _LANE - 1) // _LANE * _LANE
         tail = bottom * pitch + right
-        stride = _apart(lead + n * rows * pitch + tail)
+        stride = apart(lead + n * rows * pitch + tail)
         shape, strides = (n, c, height, width), (rows * pitch, stride, pitch, 1)
         view = View(0, self.buffer(stride * c + lead), lead, shape, strides)
         return view if len(value.shape) == 4 else view.squeezed(2)
@@ -150,12 +169,12 @@ class Emitter:
         pitch = self.planes.pitch(value)[0]
         rows = four.strides[0] // pitch if four.shape[0] > 1 else four.shape[2]
         four = four.with_(four.shape, (four.strides[0], four.strides[1], pitch, 1))
-        self.step("border", [four], [top * pitch + left, bottom * pitch + right, rows])
+        self.step("border", [four], [top * pitch + left, bottom * pitch + right, rows], rows=Rows({0: four}, 0, {}))
         return View(view.space, view.home, view.offset, view.shape, view.strides, value.need)
 
-    def copy(self, source: View, target: View) -> View:
+    def copy(self, source: View, target: View, rows: Rows | None = None) -> View:
         """Copy element by element."""
-        self.step("copy", [source, target])
+        self.step("copy", [source, target], rows=rows)
         return target
 
     def made(self, value: Value, view: View) -> None:
@@ -186,7 +205,7 @@ class Emitter:
         )
 
 
-def _apart(span: int) -> int:
+def apart(span: int) -> int:
     """A distance between channels: whole registers, room for one more, and no multiple of 4 KB, which would collide in the cache."""
     stride = (span + 2 * _LANE - 1) // _LANE * _LANE
     return stride + _LANE if stride % 256 == 0 else stride

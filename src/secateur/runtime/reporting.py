@@ -91,10 +91,12 @@ def layers_of(engine: secateur_engine.Model, *, seconds: float, dense: bool) -> 
     labels: list[dict[str, Any]] = next(
         (s["labels"] for s, p in zip(said, engine.document["programs"], strict=False) if p is one.said), []
     )
-    times = _times(engine, seconds)
-    full = _times(_filled(engine), seconds) if dense else None
+    times = _together(_times(engine, seconds), labels)
+    full = _together(_times(_filled(engine), seconds), labels) if dense else None
     layers = []
     for k, label in enumerate(labels):
+        if label.get("part") is not None:
+            continue
         weighed = label["form"] in ("1", "2", "4", "rows")
         layers.append(
             Layer(
@@ -109,6 +111,14 @@ def layers_of(engine: secateur_engine.Model, *, seconds: float, dense: bool) -> 
             )
         )
     return layers
+
+
+def _together(times: list[float], labels: list[dict[str, Any]]) -> list[float]:
+    """The time of every step with that of its further pieces."""
+    for k, label in enumerate(labels):
+        if label.get("part") is not None:
+            times[label["part"]] += times[k]
+    return times
 
 
 def notes_of(engine: secateur_engine.Model) -> Sequence[str]:

@@ -13,12 +13,14 @@ __all__ = ["Buffer", "View", "contiguous", "dense_like", "merged"]
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of the arena, from the first step that writes it to the last that reads it."""
+    """A piece of the arena, from the first step that writes it to the last that reads it; ``before`` and ``after`` may be read too."""
 
     size: int
     first: int = 1 << 60
     last: int = -1
     offset: int = -1
+    before: int = 0
+    after: int = 0
 
     def used(self, step: int) -> None:
         """Note a use."""
@@ -30,9 +32,10 @@ class View:
     """A strided view.
 
     Args:
-        space: 0 arena, 1 constant, 2 input or output, 3 cache.
+        space: 0 arena, 1 constant, 2 input or output, 3 cache, 4 what a thread keeps of one stripe.
         home: the buffer in the arena, or the number of the constant or slot.
         zeros: rows and columns of zeros that surround it for certain: above, below, left, right.
+        moves: how far it moves from stripe to stripe: for a row, for an image.
     """
 
     space: int
@@ -41,6 +44,7 @@ class View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     zeros: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
+    moves: tuple[int, int] = (0, 0)
 
     def with_(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> "View":
         """The same memory, seen otherwise."""

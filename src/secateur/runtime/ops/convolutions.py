@@ -8,7 +8,7 @@ output side by side, and they are put together afterwards. Groups are zeros of t
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.runtime.emitting import Emitter
+from secateur.runtime.emitting import Emitter, Rows
 from secateur.runtime.fusing import Fused
 from secateur.runtime.graph import Node, Value
 from secateur.runtime.ops.arguments import Unfit, arguments, value
@@ -101,7 +101,8 @@ def _planes(
     if taps.groups > 1:
         matrix = _spread(matrix, taps.groups)
     out = e.plane(one.out)
-    plane_rows(e, one, source, Weights(matrix, bias, channel, shift, taps.kernel), out)
+    ups = [dy for _, dy, _ in places]
+    plane_rows(e, one, source, Weights(matrix, bias, channel, shift, taps.kernel, (min(ups), max(ups))), out)
     e.made(one.out, out)
 
 
@@ -122,7 +123,8 @@ def _phases(e: Emitter, x: Value, out: Value, taps: Taps, places: list[tuple[int
     part.asks(reach(part, out, [(dy, dx) for _, dy, dx in places]))
     target = e.plane(part)
     four = e.view(x) if len(x.shape) == 4 else e.view(x).unsqueezed(2)
-    e.step("phases", [four, target], [sy, sx])
+    rows = Rows({0: four, 1: target}, 1, {0: (sy, 0, sy - 1)}) if height % sy == 0 else None
+    e.step("phases", [four, target], [sy, sx], rows=rows)
     return e.border(part, target), e.planes.pitch(part)[0]
 
 
@@ -135,5 +137,6 @@ def _every(e: Emitter, x: Value, out: Value, taps: Taps) -> tuple[View, int]:
     target = e.plane(part)
     four = e.view(x) if len(x.shape) == 4 else e.view(x).unsqueezed(2)
     s = four.strides
-    e.copy(four.with_(part.shape, (s[0], s[1], s[2] * sy, s[3] * sx)), target)
+    rows = Rows({0: four, 1: target}, 1, {0: (sy, 0, 0)})
+    e.copy(four.with_(part.shape, (s[0], s[1], s[2] * sy, s[3] * sx)), target, rows)
     return target, e.planes.pitch(part)[0]

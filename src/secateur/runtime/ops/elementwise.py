@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.runtime.emitting import Emitter
+from secateur.runtime.emitting import Emitter, Rows
 from secateur.runtime.graph import Node, Value
 from secateur.runtime.ops.arguments import Unfit, arguments, value
 from secateur.runtime.pointwise import PAIRS, Activation, activation_of
@@ -42,11 +42,25 @@ def apply(e: Emitter, act: Activation, source: View, target: View) -> None:
     """Write ``act`` of ``source`` to ``target``."""
     plain, limited = act.name != "none", act.low > -math.inf or act.high < math.inf
     out, x = runs([target, source])
+    rows = _rows([source, target])
     if limited or not plain:
-        e.step("unary", [x, out], [1], [act.low, act.high])
-        x = out
+        e.step("unary", [x, out], [1], [act.low, act.high], rows=rows)
+        x, rows = out, _rows([target, target])
     if plain:
-        e.step("unary", [x, out], [act.number], [act.a, act.b])
+        e.step("unary", [x, out], [act.number], [act.a, act.b], rows=rows)
+
+
+def _rows(views: list[View]) -> Rows | None:
+    """Row r of the last one is made of row r of the others, or of what is the same for all pixels."""
+    out = views[-1]
+    if len(out.shape) != 4 or out.space != 0:
+        return None
+    moving = {k: v for k, v in enumerate(views) if v.space == 0 and (v.strides[2] or v.strides[3])}
+    still = [v for k, v in enumerate(views) if k not in moving]
+    if any(v.strides[2] or v.strides[3] or (v.strides[0] and v.shape[0] > 1) for v in still):
+        return None
+    last = len(views) - 1
+    return Rows(moving, last, {k: (1, 0, 0) for k in moving if k != last})
 
 
 def _unary(e: Emitter, node: Node) -> None:
@@ -89,7 +103,7 @@ def _binary(e: Emitter, node: Node, what: str, *, swap: bool = False) -> None:
     x, y = _operand(e, left, node.out.shape), _operand(e, right, node.out.shape)
     out = _place(e, node.out, [x, y])
     views = runs([out, x, y])
-    e.step("binary", [views[1], views[2], views[0]], [PAIRS[what]], [-math.inf, math.inf])
+    e.step("binary", [views[1], views[2], views[0]], [PAIRS[what]], [-math.inf, math.inf], rows=_rows([x, y, out]))
     e.made(node.out, out)
     return None
 

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.runtime.emitting import Emitter, Label
+from secateur.runtime.emitting import Emitter, Label, Rows
 from secateur.runtime.fusing import Fused
 from secateur.runtime.graph import Node, Value
 from secateur.runtime.matrices import compressed, rows_of
@@ -22,13 +22,17 @@ FEW = 4  # positions below which rows are multiplied by one vector after the oth
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A matrix [rows, columns], its bias, and for each column the channel that it reads and how many floats further on."""
+    """A matrix [rows, columns], its bias, and for each column the channel that it reads and how many floats further on.
+
+    ``reads``: how many rows of planes up and down the columns reach.
+    """
 
     matrix: NDArray[np.float32]
     bias: NDArray[np.float32]
     channel: NDArray[np.int32]
     shift: NDArray[np.int32]
     kernel: tuple[int, int] = (1, 1)
+    reads: tuple[int, int] = (0, 0)
 
 
 def plane_rows(
@@ -46,6 +50,7 @@ def plane_rows(
     x = source.with_((source.shape[1], positions), (source.strides[1], 1))
     y = four.with_((len(weights.matrix), positions), (four.strides[1], 1))
     residual = None
+    rows = Rows({0: source, 1: four}, 1, {0: (1, *weights.reads)})
     if one.residual is not None:
         r = e.view(one.residual)
         r4 = r if len(r.shape) == 4 else r.unsqueezed(2)
@@ -63,8 +68,9 @@ def plane_rows(
                 else _twin(e, one.out, four),
             )
         residual = r4.with_((len(weights.matrix), positions), (r4.strides[1], 1))
+        rows.planes[2], rows.reads[2] = r4, (1, 0, 0)
     spare = four.shape[0] * four.shape[2] * four.shape[3]
-    emit_rows(e, one, x, y, residual, weights, spare)
+    emit_rows(e, one, x, y, residual, weights, spare, rows)
 
 
 def _twin(e: Emitter, out: Value, four: View) -> View:
@@ -81,6 +87,7 @@ def emit_rows(
     residual: View | None,
     weights: Weights,
     positions: int,
+    stripes: Rows | None = None,
 ) -> None:
     """One step ``product``."""
     rows = rows_of(weights.matrix, e.form)
@@ -109,6 +116,7 @@ def emit_rows(
         [act.low, act.high, act.a, act.b],
         arrays,
         label,
+        stripes,
     )
 
 

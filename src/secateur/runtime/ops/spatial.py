@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from numpy.typing import NDArray
 
-from secateur.runtime.emitting import Emitter
+from secateur.runtime.emitting import Emitter, Rows
 from secateur.runtime.graph import Node
 from secateur.runtime.ops.arguments import Unfit, arguments, pair, value
 from secateur.runtime.views import View
@@ -34,7 +34,9 @@ def _pool(e: Emitter, node: Node) -> None:
     out = e.plane(node.out) if e.planes.knows(node.out) else e.like(view, node.out.shape)
     divisor = a.get("divisor_override") or 0
     ints = [*kernel, *stride, *padding, *dilation, is_max, bool(a.get("count_include_pad", True)), divisor]
-    e.step("pool", [_four(view), _four(out)], ints)
+    reach = (stride[0], -padding[0], (kernel[0] - 1) * dilation[0] - padding[0])
+    rows = Rows({0: _four(view), 1: _four(out)}, 1, {0: reach}) if view.space == out.space == 0 else None
+    e.step("pool", [_four(view), _four(out)], ints, rows=rows)
     e.made(node.out, out)
 
 

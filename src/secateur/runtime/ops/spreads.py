@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.runtime.emitting import Emitter, Label
+from secateur.runtime.emitting import Emitter, Label, Rows
 from secateur.runtime.fusing import Fused
 from secateur.runtime.graph import Value
 from secateur.runtime.ops.elementwise import apply
@@ -49,7 +49,8 @@ def depthwise(
     macs = int(prod(four.shape) * prod(t.kernel))
     label = Label(one.node.path, "depthwise", weight.shape, float((weight != 0).mean()), "dense", macs)
     arrays = [np.ascontiguousarray(weight, np.float32).reshape(-1), bias.astype(np.float32)]
-    e.step("depthwise", [source, four], ints, [act.low, act.high], arrays, label)
+    rows = Rows({0: source, 1: four}, 1, {0: (stride, -t.above, (t.kernel[0] - 1) * t.dilation[0] - t.above)})
+    e.step("depthwise", [source, four], ints, [act.low, act.high], arrays, label, rows)
     if act.name != "none":
         apply(e, act, out, out)
     e.made(one.out, out)
@@ -78,7 +79,12 @@ def transposed(
         inner_one,
         source,
         Weights(
-            matrix.reshape(rows * sy * sx, -1), np.repeat(bias, sy * sx).astype(np.float32), channel, shift, t.kernel
+            matrix.reshape(rows * sy * sx, -1),
+            np.repeat(bias, sy * sx).astype(np.float32),
+            channel,
+            shift,
+            t.kernel,
+            (min(dy for dy, _ in shifts), max(dy for dy, _ in shifts)),
         ),
         planes,
     )
