@@ -164,7 +164,10 @@ def test_numbers_that_do_not_fit_are_refused(what, tmp_path):
 def striped(path, head, steps):
     text = {"shape": [64], "dtype": "float32", "split": False}
     program = {"size": 1, "arena": ROOM, "local": 256, "state": 0, "inputs": [text], "outputs": [text]}
-    program["steps"] = [["stripes", [], head, [], []], *([kind, tensors, ints, [], []] for kind, tensors, *ints in steps)]
+    program["steps"] = [
+        ["stripes", [], head, [], []],
+        *([kind, tensors, ints, [], []] for kind, tensors, *ints in steps),
+    ]
     secateur_engine.write(path, {"programs": [program]}, [floats(8)])
     return secateur_engine.load(path)
 
