@@ -40,10 +40,13 @@ constexpr int kMostVectors = 14;
 
 enum class Values : int { f32, f16, i8 };
 
-struct Gemv {  // compressed sparse rows with 16-bit columns; `dense` rows have none
+// Rows of one of three forms: compressed sparse ones with 16-bit columns (`index`); halves, of which every 8 neighbouring columns keep 4
+// (`places`: for 16 columns a word of eight 3-bit places, the first four within the first 8); or all columns.
+struct Gemv {
   int64_t rows, columns;
   const int32_t* starts;
-  const uint16_t* index;  // null: dense
+  const uint16_t* index;
+  const int32_t* places;
   const void* values;
   const float* scales;  // of int8 rows; null otherwise
   const float* bias;

@@ -328,7 +328,7 @@ void Product::run(const Context& c) const {
 }
 
 // Few positions: rows of weights times one vector after the other. tensors: x [n, columns], y [n, rows];
-// ints: kind of values, sparse, act; numbers: a, b; arrays: bias, values, [starts, index], [scales].
+// ints: kind of values, form (0 all columns, 1 sparse, 2 halves), act; numbers: a, b; arrays: bias, values, [starts, index | places], [scales].
 class Vectors final : public Op {
  public:
   Vectors(const Program& program, const Args& a) : x_(a.tensor(0)), y_(a.output(1)), act_(Act(a.integer(2))), a_(a.number(0)), b_(a.number(1)) {
@@ -340,16 +340,8 @@ class Vectors final : public Op {
     const Array &bias = program.array(a.arrays.at(0), "f"), &values = program.array(a.arrays.at(1), type[a.integer(0)]);
     demand(bias.size == m_.rows, "a bias has another length");
     m_.bias = static_cast<const float*>(bias.data), m_.values = values.data;
-    size_t next = 2;
-    bytes_ = values.size * (m_.kind == Values::f32 ? 4 : m_.kind == Values::f16 ? 2 : 1);
-    if (a.integer(1)) {
-      set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
-      next = 4;
-      bytes_ += values.size * 2;
-    } else {
-      m_.index = nullptr, m_.starts = nullptr;
-      demand(Checked(m_.rows) * m_.columns == values.size, "a matrix has another size");
-    }
+    size_t next = set_rows(m_, a.integer(1), program, a, 2, values.size);
+    bytes_ = values.size * (m_.kind == Values::f32 ? 4 : m_.kind == Values::f16 ? 2 : 1) + (m_.index ? values.size * 2 : m_.places ? values.size / 2 : 0);
     m_.scales = nullptr;
     if (m_.kind == Values::i8) {
       const Array& scales = program.array(a.arrays.at(next), "f");
@@ -375,7 +367,7 @@ class Vectors final : public Op {
   }
   std::string choice() const override {
     const char* names[] = {"float32", "float16", "int8"};
-    return std::string(m_.index ? "sparse" : "dense") + " rows times a vector, " + names[int(m_.kind)];
+    return std::string(m_.index ? "sparse" : m_.places ? "half" : "dense") + " rows times a vector, " + names[int(m_.kind)];
   }
   int64_t bytes() const override { return bytes_; }
 

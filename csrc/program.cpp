@@ -245,11 +245,29 @@ void Program::inside(const Tensor& t) const {
   inside(t, low, high);
 }
 
-void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values) {
+static void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values) {
   m.starts = static_cast<const int32_t*>(starts.data), m.index = static_cast<const uint16_t*>(index.data);
   demand(starts.size == m.rows + 1 && m.starts[0] == 0 && m.starts[m.rows] == index.size && index.size == values, "sparse rows do not match");
   for (int64_t r = 0; r < m.rows; r++) demand(m.starts[r] <= m.starts[r + 1], "sparse rows run backwards");
   for (int64_t k = 0; k < index.size; k++) demand(m.index[k] < m.columns, "a sparse column is not there");
+}
+
+size_t set_rows(Gemv& m, int64_t form, const Program& program, const Args& a, size_t at, int64_t values) {
+  m.starts = nullptr, m.index = nullptr, m.places = nullptr;
+  demand(form >= 0 && form <= 2, "an unknown form of rows");
+  if (form == 1) {
+    set_sparse(m, program.array(a.arrays.at(at), "i"), program.array(a.arrays.at(at + 1), "H"), values);
+    return at + 2;
+  }
+  if (form == 2) {
+    const Array& places = program.array(a.arrays.at(at), "i");
+    Checked words = Checked(m.rows) * ((m.columns + 15) / 16);
+    demand(words == places.size && words * 8 == values, "halves have another size");
+    m.places = static_cast<const int32_t*>(places.data);
+    return at + 1;
+  }
+  demand(Checked(m.rows) * m.columns == values, "a matrix has another size");
+  return at;
 }
 
 Maker maker_of(const std::string& kind) {

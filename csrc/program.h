@@ -159,8 +159,9 @@ std::unique_ptr<Op> make(const Program& program, const Args& args) {
   return std::make_unique<T>(program, args);
 }
 
-// Checks compressed sparse rows of `m.rows` by `m.columns` with so many values, and lets `m` read them.
-void set_sparse(Gemv& m, const Array& starts, const Array& index, int64_t values);
+// Checks rows of `m.rows` by `m.columns` with so many values in a form (0: all columns, 1: sparse, 2: halves) whose arrays begin at number
+// `at`, and lets `m` read them. Returns the number after the last of them.
+size_t set_rows(Gemv& m, int64_t form, const Program& program, const Args& a, size_t at, int64_t values);
 
 // Dimensions of several tensors walked together: size-1 ones dropped, mergeable ones merged, ordered by the first one's strides.
 struct Walk {

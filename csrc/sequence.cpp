@@ -138,12 +138,8 @@ class Recurrent final : public Op {
       demand(t->rank == 2 && t->shape[0] == batch_ && t->shape[1] == hidden_, "a state has another shape");
     const Array &bias = program.array(a.arrays.at(0), "f"), &values = program.array(a.arrays.at(1), "f");
     demand(bias.size == gates, "a bias has another length");
-    m_ = {gates, hidden_, nullptr, nullptr, values.data, nullptr, static_cast<const float*>(bias.data), Values::f32};
-    if (a.integer(2)) {
-      set_sparse(m_, program.array(a.arrays.at(2), "i"), program.array(a.arrays.at(3), "H"), values.size);
-    } else {
-      demand(Checked(gates) * hidden_ == values.size, "a matrix has another size");
-    }
+    m_ = {gates, hidden_, nullptr, nullptr, nullptr, values.data, nullptr, static_cast<const float*>(bias.data), Values::f32};
+    set_rows(m_, a.integer(2), program, a, 2, values.size);
   }
   Checked scratch(const Kernels&) const override { return Checked(hidden_) * 2 + Checked(m_.rows) * 2; }
   bool parallel() const override { return batch_ > 1; }

@@ -51,6 +51,9 @@ STEPS = {
         [floats(2), whole(0, 1, 2, 3), whole(0, 0, 0, 0), floats(8)],
     ),
     "vectors": ([tensor([1, 4]), tensor([1, 2], offset=512)], [1], [0, 0, 0], [0, 0], [floats(2), floats(8)]),
+    "vectors, halves": (
+        [tensor([1, 20]), tensor([1, 2], offset=512)], [1], [0, 2, 0], [0, 0], [floats(2), floats(32), whole(0, 1, 1 << 21, -1)],
+    ),
     "phases": ([planes(64), planes(512, 8, 2, 4)], [1], [2, 2], [], []),
     "border": ([planes(64)], [0], [16, 16, 4], [], []),
     "depthwise": ([planes(64), planes(512)], [1], [3, 3, 1, 1, 1, 1, 1], LIMITS, [floats(18), floats(2)]),
@@ -67,7 +70,7 @@ STEPS = {
 
 def loaded(path, kind, tensors, ints, numbers, arrays, arena=ROOM, slot=64):
     text = {"shape": [slot], "dtype": "float32", "split": False}
-    step = [kind, tensors, ints, numbers, list(range(len(arrays)))]
+    step = [kind.split(",")[0], tensors, ints, numbers, list(range(len(arrays)))]
     program = {"size": 1, "arena": arena, "state": 64, "inputs": [text], "outputs": [text], "steps": [step]}
     document = {"programs": [program], "cache": 8}
     secateur_engine.write(path, document, [*arrays, floats(ROOM)])
@@ -113,6 +116,9 @@ HOSTILE = {  # kind; tensors, integers and arrays that are put in the places of 
         "product", {0: tensor([256, 16], [16, 1], 1 << 24)}, {1: 1, 2: 1, 3: 1 << 30, 4: 1},
         {2: whole(0, -(1 << 24) + 1, (1 << 24) - 1, 0)}, 1 << 26, "32-bit offsets",
     ),
+    "halves of other rows": ("vectors, halves", {}, {}, {2: whole(0, 0, 0)}, ROOM, "halves have another size"),
+    "halves of fewer values": ("vectors, halves", {}, {}, {1: floats(24)}, ROOM, "halves have another size"),
+    "a form that is not known": ("vectors, halves", {}, {1: 3}, {}, ROOM, "unknown form"),
     "a table that wraps": ("lookup", {1: tensor([4, 4], offset=512)}, {0: (1 << 62) + 10}, {}, ROOM, "64 bits"),
     "strides that wrap": (
         "depthwise",

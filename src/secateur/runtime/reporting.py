@@ -19,6 +19,7 @@ _FORMS = {
     "4": "4x1 blocks",
     "dense": "all weights",
     "rows": "rows times a vector",
+    "halves": "four of every eight",
     "": "",
 }
 
@@ -97,7 +98,7 @@ def layers_of(engine: secateur_engine.Model, *, seconds: float, dense: bool) -> 
     for k, label in enumerate(labels):
         if label.get("part") is not None:
             continue
-        weighed = label["form"] in ("1", "2", "4", "rows")
+        weighed = label["form"] in ("1", "2", "4", "rows", "halves")
         layers.append(
             Layer(
                 name=label["path"],
@@ -168,7 +169,8 @@ def _dense_product(step: list[Any], arrays: list[NDArray[Any]]) -> list[Any]:
 
 
 def _dense_vectors(step: list[Any], arrays: list[NDArray[Any]]) -> list[Any]:
-    bias, values, _, _, *scales = step[4]
+    bias, values, *rest = step[4]
+    scales = rest[{1: 2, 2: 1}[step[2][1]] :]
     size = step[1][1][3][1] * step[1][0][3][1]
     arrays.append(np.ones(size, arrays[values].dtype))
     return [step[0], step[1], [step[2][0], 0, step[2][2]], step[3], [bias, len(arrays) - 1, *scales]]

@@ -189,12 +189,12 @@ def _vectors(e: Emitter, one: Fused, x: View, matrix: NDArray[np.float32], bias:
     alone = one.residual is None and act.name != "none" and not limits
     clips = one.residual is None and limits and act.name == "none"
     number, a, b = (act.number, act.a, act.b) if alone else (1, act.low, act.high) if clips else (0, 0.0, 0.0)
-    form = "rows" if rows.index is not None else "dense"
+    form = ("dense", "rows", "halves")[rows.form]
     label = Label(one.node.path, "linear", matrix.shape, float((matrix != 0).mean()), form, int(matrix.size * count))
     e.step(
         "vectors",
         [flat, to],
-        [rows.kind, rows.index is not None, number],
+        [rows.kind, rows.form, number],
         [a, b],
         [bias.astype(np.float32), *rows.arrays],
         label,

@@ -161,8 +161,8 @@ def _direction(
     state = [start[0], start[1] if lstm else start[0], end[0], end[1] if lstm else e.plain(end[0].shape)]
     density = float((w_hidden != 0).mean())
     label = Label(node.path, node.name, w_hidden.shape, density, "rows", int(w_hidden.size * time * batch))
-    arrays = [b_hidden, rows.values, *(a for a in (rows.starts, rows.index) if a is not None)]
-    e.step("recurrent", [e.view(gates), out, *state], [lstm, backwards, rows.index is not None], [], arrays, label)
+    arrays = [b_hidden, *rows.arrays]
+    e.step("recurrent", [e.view(gates), out, *state], [lstm, backwards, rows.form], [], arrays, label)
     return out
 
 
