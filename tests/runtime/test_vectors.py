@@ -45,9 +45,9 @@ def test_the_cheapest_form_is_kept():
     some = torch.rand(32, 64, generator=torch.Generator().manual_seed(0))
     forms = {
         share: compressed(np.where(some < share, 1 + some, 0).astype(np.float32), "float32").form
-        for share in (0.1, 0.5, 0.9)
+        for share in (0.1, 0.4, 0.9)
     }
-    assert forms == {0.1: 1, 0.5: 1, 0.9: 0}  # 5 of 8 occur: no halves
+    assert forms == {0.1: 1, 0.4: 1, 0.9: 0}  # 5 of 8 occur: no halves
     assert compressed(n_of_m(32, 64, 1, 4).numpy(), "float32").form == 1
     assert compressed(n_of_m(32, 64, 2, 4).numpy(), "int8").form == 0  # halves of bytes are not faster
 
