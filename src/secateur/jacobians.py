@@ -6,6 +6,9 @@ Every curvature here is a sum of outer products, H = 1/P sum_k X_k X_k^T, said b
     "cross_entropy"  (diag sqrt p - p sqrt p^T)^T d logit / d w    Gauss-Newton of cross-entropy = the exact Fisher
     "sampled"        gradient of -log p(y), y drawn from the model   the Fisher by one draw
     "empirical"      gradient of the task's loss               the empirical Fisher: needs labels, equal to the others only at a minimum
+
+An output with a softmax at each of many places, such as tokens or pixels, is the sum of their cross-entropies for every sample; which of
+its axes holds the classes, `secateur.class_axis` says.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
+from secateur.class_axis import by_class, tensor_of
 from secateur.errors import BadCalibration, NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
@@ -57,6 +61,7 @@ def curvature_rows(
     seed: int = 0,
     chunk: int | None = 64,
     most: int | None = None,
+    classes: int | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield ``(rows [k, weights], samples)`` batch by batch.
 
@@ -69,10 +74,12 @@ def curvature_rows(
         seed: for "sampled".
         chunk: samples whose derivatives are made together.
         most: no batch is begun when so many samples were seen.
+        classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape.
 
     Raises:
         NeedsTask: no batches, or no loss for "empirical".
         UnknownName: there is no such curvature.
+        WrongModel: it is not clear which axis holds the classes.
     """
     if kind not in CURVATURES:
         raise UnknownName(f"curvature={kind!r} is not known: use one of {', '.join(CURVATURES)}")
@@ -96,7 +103,11 @@ def curvature_rows(
                     f"{who} with {kind!r} gradients calls the model on a batch's first entry, which has to be a tensor here, not "
                     f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
                 )
-            yield _rows(model, own, x, kind, generator=generator, chunk=chunk), len(x)
+            how = {"classes": classes, "chunk": chunk}
+            if kind == "sampled":
+                yield _sampled(model, own, x, generator=generator, **how), len(x)
+            else:
+                yield _rows(model, own, x, kind, **how), len(x)
 
 
 @contextmanager
@@ -129,34 +140,43 @@ def _up_to(batches: Iterator[Any], most: int | None) -> Iterator[Any]:
             return
 
 
-def _rows(
-    model: nn.Module, own: Mapping[str, Tensor], x: Tensor, kind: str, *, generator: torch.Generator, chunk: int | None
+def _sampled(
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    x: Tensor,
+    *,
+    generator: torch.Generator,
+    classes: int | None,
+    chunk: int | None,
 ) -> Tensor:
-    if kind == "sampled":
-        with torch.no_grad():
-            chances = model(x).flatten(1).softmax(1)
-        drawn = torch.multinomial(chances.cpu(), 1, generator=generator).squeeze(1).to(x.device)
+    """Gradients of ``-log p(y)``, ``y`` drawn from the model at every place of every sample."""
+    with torch.no_grad():
+        chances = by_class(tensor_of(model(x), "sampled"), len(x), classes, "sampled").softmax(2)
+    drawn = torch.multinomial(chances.flatten(0, 1).cpu(), 1, generator=generator).to(x.device)
+    labels = drawn.view(*chances.shape[:2], 1)  # [samples, places, 1]
 
-        def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
-            logits: Tensor = functional_call(model, dict(parameters), (one.unsqueeze(0),)).flatten()
-            chosen: Tensor = logits.log_softmax(0).gather(0, label.unsqueeze(0)).squeeze(0)
-            return -chosen
+    def surprise(parameters: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
+        out = tensor_of(functional_call(model, dict(parameters), (one.unsqueeze(0),)), "sampled")
+        logits = by_class(out, 1, classes, "sampled").squeeze(0)  # [places, classes]
+        chosen: Tensor = logits.log_softmax(1).gather(1, label)
+        return -chosen.sum()
 
-        found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, drawn)
-        return flattened(found, list(own), 1).detach()
+    found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, labels)
+    return flattened(found, list(own), 1).detach()
 
-    def outputs(parameters: Mapping[str, Tensor], one: Tensor) -> Tensor:
-        given: Tensor = functional_call(model, dict(parameters), (one.unsqueeze(0),))
-        return given.flatten()
 
+def _rows(
+    model: nn.Module, own: Mapping[str, Tensor], x: Tensor, kind: str, *, classes: int | None, chunk: int | None
+) -> Tensor:
     def weighed(parameters: Mapping[str, Tensor], one: Tensor) -> Tensor:
         """What has the rows as its Jacobian: outputs times the root of the loss's own curvature, held fixed."""
-        out = outputs(parameters, one)
+        out = tensor_of(functional_call(model, dict(parameters), (one.unsqueeze(0),)), kind)
         if kind == "squared":
-            return out
-        p = out.detach().softmax(0)
-        root: Tensor = p.sqrt() * (out - (p * out).sum())
-        return root
+            return out.flatten()
+        out = by_class(out, 1, classes, kind).squeeze(0)  # [places, classes]
+        p = out.detach().softmax(1)
+        root: Tensor = p.sqrt() * (out - (p * out).sum(1, keepdim=True))
+        return root.flatten()
 
     found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
     rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()

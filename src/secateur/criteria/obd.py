@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.backward_curvature import recursive_diagonal
+from secateur.class_axis import check_classes
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
@@ -46,17 +47,21 @@ class Obd:
         diagonal: where the curvature comes from, see above.
         probes: random vectors for "hutchinson", on every batch.
         seed: of them, and of "sampled".
+        classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape
+            (`secateur.class_axis`).
     """
 
     diagonal: str = "hutchinson"
     probes: int = 8
     seed: int = 0
+    classes: int | None = None
 
     controlled: ClassVar[bool] = True  # receipts put magnitude and random beside it
 
     def __post_init__(self) -> None:
         if self.diagonal not in (*_OWN, *CURVATURES):
             raise UnknownName(f"diagonal={self.diagonal!r} is not known: use one of {', '.join((*_OWN, *CURVATURES))}")
+        check_classes(self.classes)
 
     def __call__(self, model: nn.Module, targets: Targets, task: Task | None = None) -> Scores:
         """Score every parameter in ``targets``.
@@ -83,9 +88,8 @@ class Obd:
         """Of the mean loss over each batch, and how many samples that has."""
         names = list(targets)
         if self.diagonal in CURVATURES:
-            for rows, samples in curvature_rows(
-                model, names, task, self.diagonal, who="optimal brain damage", seed=self.seed
-            ):
+            how: dict[str, Any] = {"seed": self.seed, "classes": self.classes}
+            for rows, samples in curvature_rows(model, names, task, self.diagonal, who="optimal brain damage", **how):
                 yield _shaped(rows.square().sum(0) / samples, model, names), samples
             return
         loss = task.needs_loss("optimal brain damage")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
+from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
@@ -60,6 +61,8 @@ class BlockFisher:
         granularity: what leaves together.
         ignore: what to leave alone.
         seed: for "sampled" and the random control.
+        classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape
+            (`secateur.class_axis`).
     """
 
     allocation: Allocation | None = None
@@ -73,6 +76,7 @@ class BlockFisher:
     granularity: Granularity = field(default_factory=Unstructured)
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     seed: int = 0
+    classes: int | None = None
 
     by_name: ClassVar[str] = "any"
     clocked: ClassVar[bool] = False
@@ -80,6 +84,7 @@ class BlockFisher:
     def __post_init__(self) -> None:
         check_choice("solver", self.solver, SOLVERS)
         check_choice("curvature", self.curvature, CURVATURES)
+        check_classes(self.classes)
         check_number("damping", self.damping, 0, above=True)
         for name in ("samples", "stages", "block"):
             check_number(name, getattr(self, name), 1, whole=True)
@@ -150,9 +155,8 @@ class BlockFisher:
 
     def _gradients(self, student: nn.Module, names: list[str], task: Task) -> tuple[Tensor, int]:
         found, seen = [], 0
-        for rows, samples in curvature_rows(
-            student, names, task, self.curvature, who="the Fisher matrix", seed=self.seed, most=self.samples
-        ):
+        how: dict[str, Any] = {"seed": self.seed, "most": self.samples, "classes": self.classes}
+        for rows, samples in curvature_rows(student, names, task, self.curvature, who="the Fisher matrix", **how):
             found.append(rows.float() if rows.element_size() < 4 else rows)
             seen += samples
         if not found or not any(bool(rows.any()) for rows in found):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
@@ -55,6 +56,7 @@ class Obs:
         granularity: single weights only.
         ignore: what to leave alone.
         seed: for "sampled" and the random control.
+        classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape.
         progress: called with (weights gone, weights that may go at most, "weights", seconds left at most).
     """
 
@@ -70,6 +72,7 @@ class Obs:
     granularity: Granularity = field(default_factory=Unstructured)
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     seed: int = 0
+    classes: int | None = None
     progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
 
     by_name: ClassVar[str] = "any"
@@ -88,6 +91,7 @@ class Obs:
         for name in ("each", "refresh"):
             check_number(name, getattr(self, name), 1, whole=True)
         check_number("alpha", self.alpha, 0, above=True)
+        check_classes(self.classes)
 
     def __call__(
         self,
@@ -194,7 +198,8 @@ class Obs:
 
     def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:
         rows, samples = [], 0
-        for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", seed=self.seed):
+        how: dict[str, Any] = {"seed": self.seed, "classes": self.classes}
+        for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", **how):
             rows.append(part.double()[:, alive])
             samples += count
         make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
