@@ -10,6 +10,7 @@ from secateur.backward_curvature import recursive_diagonal
 from secateur.criteria.obd import Obd
 from secateur.errors import BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
 from secateur.jacobians import curvature_rows
+from secateur.solvers.surgeon import remove_
 from secateur.targets import find_targets
 
 
@@ -110,6 +111,21 @@ def test_on_a_quadratic_the_predicted_rise_is_the_measured_one():
     assert loss(found.model, x).item() == pytest.approx(predicted, rel=1e-6)
     together = sc.prune(model, "obs", sparsity=0.5, task=sc.Task([x]), alpha=1e-12, refresh=100)
     assert together.masks == found.masks
+
+
+def test_an_inverse_that_is_made_anew_is_not_brought_down_before(monkeypatch):
+    """A rank-one step for each weight, of an inverse that nobody looks at again, took nearly all of the time."""
+    steps = []
+
+    def counted(*how):
+        steps.append(how)
+        remove_(*how)
+
+    monkeypatch.setattr("secateur.methods.obs.remove_", counted)
+    sc.prune(net(), "obs", sparsity=0.5, each=4, task=task())
+    assert not steps
+    sc.prune(net(), "obs", sparsity=0.5, each=4, refresh=2, task=task())  # 25 go, in 4 4|4 4|4 4|1
+    assert len(steps) == 4 + 4 + 4
 
 
 def test_the_surgeon_stops_at_a_floor_and_shows_its_controls():

@@ -171,7 +171,8 @@ class Obs:
             if stage % self.refresh == 0 or retrain:
                 inverse, samples = self._inverse(student, names, alive, task)
             weights, count = flat_weights(student, names), min(self.each, int(alive.sum()) - keep)
-            fresh, rise, left = _stage(weights, inverse, alive.clone(), count)
+            again = not retrain and (stage + 1) % self.refresh > 0 and int(alive.sum()) - count > keep
+            fresh, rise, left = _stage(weights, inverse, alive, count, again=again)
             if self.most_rise is not None and rises + rise > self.most_rise:
                 break
             before = copy.deepcopy(student.state_dict())
@@ -223,16 +224,17 @@ class Obs:
         return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {self.alpha:g}, until {', '.join(stops)}"
 
 
-def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int) -> tuple[Tensor, float, Tensor]:
-    """Remove the ``count`` least salient weights jointly; ``inverse`` is brought down in place."""
-    scores = saliencies(weights, inverse, alive)
-    chosen = scores.argsort(stable=True)[:count]
+def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int, *, again: bool) -> tuple[Tensor, float, Tensor]:
+    """Remove the ``count`` least salient weights jointly; where ``inverse`` is used ``again``, it is brought down in place."""
+    chosen = saliencies(weights, inverse, alive).argsort(stable=True)[:count]
     gone = torch.zeros_like(alive)
     gone[chosen] = True
     fresh, rise = remove_jointly(weights, inverse, gone)
-    scratch = weights.clone()
-    for which in chosen:
-        remove_(scratch, inverse, alive, which)
+    if again:
+        scratch, left = weights.clone(), alive.clone()
+        for which in chosen:
+            remove_(scratch, inverse, left, which)
+    alive = alive & ~gone
     return fresh * alive, rise, alive
 
 
