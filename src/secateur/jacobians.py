@@ -26,7 +26,7 @@ from secateur.gates import examples_in
 from secateur.task import Task
 from secateur.vetting import vetted
 
-__all__ = ["CURVATURES", "curvature_rows", "flat_weights", "flattened", "unflattened_"]
+__all__ = ["CURVATURES", "curvature_rows", "flat_weights", "flattened", "parts_of", "unflattened_"]
 
 CURVATURES = ("squared", "cross_entropy", "sampled", "empirical")
 
@@ -41,14 +41,18 @@ def flattened(tensors: Mapping[str, Tensor], names: Sequence[str], start: int = 
     return torch.cat([tensors[name].flatten(start) for name in names], start)
 
 
+def parts_of(flat: Tensor, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """A vector over all named parameters as one tensor for each, shaped and placed like it."""
+    own = [model.get_parameter(name) for name in names]
+    parts = torch.split(flat, [parameter.numel() for parameter in own])
+    return {n: part.view(p.shape).to(p.device) for n, p, part in zip(names, own, parts, strict=True)}
+
+
 @torch.no_grad()
 def unflattened_(model: nn.Module, names: Sequence[str], flat: Tensor) -> None:
     """Write a vector back into the named parameters."""
-    at = 0
-    for name in names:
-        parameter = model.get_parameter(name)
-        parameter.copy_(flat[at : at + parameter.numel()].view_as(parameter))
-        at += parameter.numel()
+    for name, part in parts_of(flat, model, names).items():
+        model.get_parameter(name).copy_(part)
 
 
 def curvature_rows(

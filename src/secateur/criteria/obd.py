@@ -25,7 +25,7 @@ from secateur.class_axis import check_classes
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
-from secateur.jacobians import CURVATURES, curvature_rows
+from secateur.jacobians import CURVATURES, curvature_rows, parts_of
 from secateur.protocols import Targets
 from secateur.scores import Scores
 from secateur.task import Task
@@ -90,7 +90,7 @@ class Obd:
         if self.diagonal in CURVATURES:
             how: dict[str, Any] = {"seed": self.seed, "classes": self.classes}
             for rows, samples in curvature_rows(model, names, task, self.diagonal, who="optimal brain damage", **how):
-                yield _shaped(rows.square().sum(0) / samples, model, names), samples
+                yield parts_of(rows.square().sum(0) / samples, model, names), samples
             return
         loss = task.needs_loss("optimal brain damage")
         generator = torch.Generator().manual_seed(self.seed)
@@ -139,11 +139,6 @@ def _exact(gradient: Tensor, weight: Tensor) -> Tensor:
         )
         diagonal[start:stop] = rows.reshape(stop - start, -1)[:, start:stop].diagonal()
     return diagonal.view_as(weight)
-
-
-def _shaped(flat: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    sizes = [model.get_parameter(name).numel() for name in names]
-    return {n: part.view_as(model.get_parameter(n)) for n, part in zip(names, torch.split(flat, sizes), strict=True)}
 
 
 class _asking:  # noqa: N801  # used like a function

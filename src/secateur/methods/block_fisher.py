@@ -24,7 +24,7 @@ from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
-from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
+from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
@@ -151,7 +151,7 @@ class BlockFisher:
         else:
             w, mask = best_few(w0, rows, choose, support=mask, damping=self.damping)
         unflattened_(student, names, w * mask)
-        return Masks(_parts(mask, student, names)), seen
+        return Masks(parts_of(mask, student, names)), seen
 
     def _gradients(self, student: nn.Module, names: list[str], task: Task) -> tuple[Tensor, int]:
         found, seen = [], 0
@@ -173,7 +173,7 @@ class BlockFisher:
         names = list(targets)
 
         def choose(evidence: Tensor) -> Tensor:
-            scores = Scores(_parts(evidence, student, names), facts=targets)
+            scores = Scores(parts_of(evidence, student, names), facts=targets)
             masks = plan(scores, self.granularity, allocation, within=within)
             return torch.cat([masks[name].flatten() for name in names])
 
@@ -184,11 +184,3 @@ class BlockFisher:
             f"network-wide second order, {self.solver!r} from {self.curvature!r} gradients of up to {self.samples} samples in {self.stages} "
             f"stage(s), {describe(self.granularity)}, {describe(self.allocation)}, damping {self.damping:g}"
         )
-
-
-def _parts(flat: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    shapes = [model.get_parameter(name).shape for name in names]
-    return {
-        n: part.view(s)
-        for n, s, part in zip(names, shapes, torch.split(flat, [s.numel() for s in shapes]), strict=True)
-    }

@@ -22,7 +22,7 @@ from secateur.counting import check_choice, check_number
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
 from secateur.examples import leaving_no_trace
 from secateur.granularities.unstructured import Unstructured
-from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, unflattened_
+from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.profiling import compare
@@ -131,7 +131,7 @@ class Obs:
             )
         keep = self._keep(model, targets)
         alive, trace, samples = self._operate(student, names, task, keep, retrain)
-        masks = Masks(_split(alive, student, names))
+        masks = Masks(parts_of(alive, student, names))
         masks.apply_(student)
         report = compare(
             model,
@@ -178,7 +178,7 @@ class Obs:
             before = copy.deepcopy(student.state_dict())
             unflattened_(student, names, fresh)
             if retrain:
-                masks = Masks(_split(left, student, names))
+                masks = Masks(parts_of(left, student, names))
                 retrain(student, masks)
                 masks.apply_(student)
             quality = float(task.needs_evaluate("floor=")(student)) if self.floor is not None else None
@@ -236,12 +236,3 @@ def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int, *, again
             remove_(scratch, inverse, left, which)
     alive = alive & ~gone
     return fresh * alive, rise, alive
-
-
-def _split(alive: Tensor, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    found, at = {}, 0
-    for name in names:
-        parameter = model.get_parameter(name)
-        found[name] = alive[at : at + parameter.numel()].view(parameter.shape).to(parameter.device)
-        at += parameter.numel()
-    return found
