@@ -159,7 +159,8 @@ def _built(
     if own.by_name == "any":
         how |= {"granularity": (pattern := granularity_of(granularity)), "seed": seed}
         asked = asked and not amount.said_by(pattern)
-    how["allocation"] = amount.of_groups() if asked else None
+    whole = amount.allocation if getattr(own, "may_empty", False) else amount.of_groups
+    how["allocation"] = whole() if asked else None
     return build(own, how | options, f"method {name!r}")
 
 

@@ -2,8 +2,9 @@
 
     L_q = w_q^2 / (2 [H^-1]_qq),    all other weights move by  - w_q / [H^-1]_qq H^-1 e_q;    several at once are one linear system
 
-Weights leave, the least missed first; H is made anew after every stage. It ends at a sparsity, where the quality would fall below a
-floor, or where the loss is predicted to rise by too much, whichever comes first. Biases count as weights, as in the paper.
+Weights leave, the least missed first, as far as an allocation lets them (`secateur.quotas`); H is made anew after every stage. It ends at a
+sparsity, where the quality would fall below a floor, or where the loss is predicted to rise by too much, whichever comes first. Biases count
+as weights, as in the paper.
 """
 
 import copy
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from secateur.allocations.global_ import Global
 from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
@@ -27,6 +29,7 @@ from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Granularity, Targets
+from secateur.quotas import Quota, leaving, quotas_of
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
@@ -44,7 +47,8 @@ class Obs:
     """Prune weight by weight with the inverse Hessian of the whole network.
 
     Args:
-        allocation: how much stays in all; where is found out. None: a stop rule decides.
+        allocation: how much stays. Of `secateur.allocations.global_` (``scope="global"`` of `secateur.prune`) only the total and ``min_kept``
+            count, and where is found out; others say it for every parameter, biases too. None: a stop rule decides.
         floor: the least quality (``task.evaluate``) that the network may have.
         most_rise: the largest total of predicted rises of the loss.
         curvature: "squared", "cross_entropy", "sampled" or "empirical"; see `secateur.jacobians`.
@@ -76,6 +80,7 @@ class Obs:
     progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
 
     by_name: ClassVar[str] = "any"
+    may_empty: ClassVar[bool] = True  # `secateur.prune` keeps no unit in every layer that the user did not ask for
 
     def __post_init__(self) -> None:
         if self.granularity != Unstructured():
@@ -129,8 +134,8 @@ class Obs:
             raise WrongModel(
                 f"{total:,} weights need an inverse Hessian of {total**2 * 8 / 1e9:,.1f} GB; above {_MOST:,} use 'block_fisher' or 'layer_obs'"
             )
-        keep = self._keep(model, targets)
-        alive, trace, samples = self._operate(student, names, task, keep, retrain)
+        quotas = self._quotas(model, targets)
+        alive, trace, samples = self._operate(student, names, task, quotas, retrain)
         masks = Masks(parts_of(alive, student, names))
         masks.apply_(student)
         report = compare(
@@ -142,7 +147,8 @@ class Obs:
             settings={"stages": trace},
             notes=notes_on(student, masks),
         )
-        found = controls_of(model, targets, masks, task, seed=self.seed, together=True)
+        together = self.allocation is None or isinstance(self.allocation, Global)
+        found = controls_of(model, targets, masks, task, seed=self.seed, together=together)
         return Pruned(student, masks, replace(report, controls=found))
 
     @staticmethod
@@ -159,20 +165,22 @@ class Obs:
         student: nn.Module,
         names: list[str],
         task: Task,
-        keep: int,
+        quotas: tuple[Quota, ...],
         retrain: Callable[[nn.Module, Masks], object] | None,
     ) -> tuple[Tensor, list[dict[str, float]], int]:
         """Which weights are alive in the end, what each stage did, and how many samples it looked at."""
         alive = torch.ones_like(flat_weights(student, names), dtype=torch.bool)
         trace: list[dict[str, float]] = []
+        sizes, keep = {name: student.get_parameter(name).numel() for name in names}, sum(q.keep for q in quotas)
         inverse, samples, rises, stage = torch.empty(0), 0, 0.0, 0
-        began, most = time.monotonic(), len(alive) - max(keep, 0)
-        while int(alive.sum()) > max(keep, 0):
+        began, most = time.monotonic(), len(alive) - keep
+        while int(alive.sum()) > keep:
             if stage % self.refresh == 0 or retrain:
                 inverse, samples = self._inverse(student, names, alive, task)
             weights, count = flat_weights(student, names), min(self.each, int(alive.sum()) - keep)
             again = not retrain and (stage + 1) % self.refresh > 0 and int(alive.sum()) - count > keep
-            fresh, rise, left = _stage(weights, inverse, alive, count, again=again)
+            chosen = leaving(saliencies(weights, inverse, alive), sizes, quotas, count)
+            fresh, rise, left = _stage(weights, inverse, alive, chosen, again=again)
             if self.most_rise is not None and rises + rise > self.most_rise:
                 break
             before = copy.deepcopy(student.state_dict())
@@ -210,11 +218,11 @@ class Obs:
         found[at.unsqueeze(1), at] = among
         return found, samples
 
-    def _keep(self, model: nn.Module, targets: Targets) -> int:
+    def _quotas(self, model: nn.Module, targets: Targets) -> tuple[Quota, ...]:
         if self.allocation is None:
-            return 0
+            return (Quota(tuple(targets), 0),)
         values = {name: model.get_parameter(name).detach() for name in targets}
-        return sum(self.allocation(self.granularity.pool(Scores(values, each=torch.abs, facts=targets))).values())
+        return quotas_of(self.allocation, self.granularity.pool(Scores(values, each=torch.abs, facts=targets)))
 
     def _said(self, samples: int) -> str:
         stops = [describe(self.allocation)] if self.allocation else []
@@ -224,9 +232,10 @@ class Obs:
         return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {self.alpha:g}, until {', '.join(stops)}"
 
 
-def _stage(weights: Tensor, inverse: Tensor, alive: Tensor, count: int, *, again: bool) -> tuple[Tensor, float, Tensor]:
-    """Remove the ``count`` least salient weights jointly; where ``inverse`` is used ``again``, it is brought down in place."""
-    chosen = saliencies(weights, inverse, alive).argsort(stable=True)[:count]
+def _stage(
+    weights: Tensor, inverse: Tensor, alive: Tensor, chosen: Tensor, *, again: bool
+) -> tuple[Tensor, float, Tensor]:
+    """Remove the weights ``chosen`` jointly; where ``inverse`` is used ``again``, it is brought down in place."""
     gone = torch.zeros_like(alive)
     gone[chosen] = True
     fresh, rise = remove_jointly(weights, inverse, gone)
