@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import secateur as sc
+from secateur.allocations.global_ import Global
 from secateur.backward_curvature import recursive_diagonal
 from secateur.criteria.obd import Obd
 from secateur.errors import BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
@@ -107,10 +108,64 @@ def test_on_a_quadratic_the_predicted_rise_is_the_measured_one():
     loss = lambda m, x: (m(x) - goal).square().sum(1).mean() / 2  # noqa: E731
     found = sc.prune(model, "obs", sparsity=0.5, task=sc.Task([x], loss=loss), alpha=1e-12)
     assert found.masks.kept == 7
-    predicted = sum(stage["predicted"] for stage in found.report.settings["stages"])
+    settings = found.report.settings
+    predicted = sum(stage["predicted"] for stage in settings["stages"])
     assert loss(found.model, x).item() == pytest.approx(predicted, rel=1e-6)
+    assert settings["predicted"] == predicted == pytest.approx(settings["measured"], rel=1e-6)
+    assert not any("predicted" in note for note in found.report.notes)
     together = sc.prune(model, "obs", sparsity=0.5, task=sc.Task([x]), alpha=1e-12, refresh=100)
     assert together.masks == found.masks
+
+
+class TestOutcomes:
+    """A predicted rise stands beside what is measured, in the loss whose curvature predicted it."""
+
+    def network(self):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(64, 12)
+
+    def off(self, model, other, x):
+        return (other(x) - model(x)).square().sum(1).mean().item() / 2
+
+    def test_steps_too_long_for_the_quadratic_are_said(self):
+        model, x = self.network()
+        found = sc.prune(model, "obs", sparsity=0.5, each=20, alpha=1e-6, task=sc.Task([x[:40], x[40:]]))
+        settings = found.report.settings
+        wanted = self.off(model, found.model, x)
+        assert settings["measured"] == pytest.approx(wanted, rel=1e-4)
+        assert settings["measured"] > 100 * settings["predicted"]
+        assert all(stage["measured"] > 0 for stage in settings["stages"])
+        (note,) = (note for note in found.report.notes if "predicted" in note)
+        assert "half the squared change of the outputs" in note
+        assert "Raise alpha=" in note
+
+    @pytest.mark.parametrize("each", [1, 20])
+    def test_by_default_they_are_not_too_long(self, each):
+        model, x = self.network()
+        found = sc.prune(model, "obs", sparsity=0.5, each=each, task=sc.Task([x]))
+        plain = sc.prune(model, "magnitude", sparsity=0.5, include_bias=True)
+        assert self.off(model, found.model, x) < self.off(model, plain.model, x) / 3
+        assert not any("predicted" in note for note in found.report.notes)
+
+    @pytest.mark.parametrize("kind", ["cross_entropy", "sampled", "empirical"])
+    def test_other_curvatures_are_of_other_losses(self, kind):
+        model, x = self.network()
+        y = model(x).argmax(1)
+        work = sc.Task([(x, y)], loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]))
+        found = sc.prune(model, "obs", sparsity=0.5, each=20, curvature=kind, task=work)
+        was, now = (m(x).log_softmax(1) for m in (model, found.model))
+        wanted = (
+            F.nll_loss(now, y) - F.nll_loss(was, y) if kind == "empirical" else (was.exp() * (was - now)).sum() / 64
+        )
+        assert found.report.settings["measured"] == pytest.approx(wanted.item(), rel=1e-3)
+
+    def test_retraining_is_no_part_of_the_step(self):
+        model, x = self.network()
+        found = sc.methods.Obs(allocation=Global(sparsity=0.5), each=20)(
+            model, task=sc.Task([x]), retrain=lambda m, _: [p.data.mul_(2) for p in m.parameters()]
+        )
+        settings = found.report.settings
+        assert settings["measured"] == pytest.approx(sum(stage["measured"] for stage in settings["stages"]))
 
 
 def test_an_inverse_that_is_made_anew_is_not_brought_down_before(monkeypatch):
@@ -121,7 +176,7 @@ def test_an_inverse_that_is_made_anew_is_not_brought_down_before(monkeypatch):
         steps.append(how)
         remove_(*how)
 
-    monkeypatch.setattr("secateur.methods.obs.remove_", counted)
+    monkeypatch.setattr("secateur.solvers.surgeon.remove_", counted)
     sc.prune(net(), "obs", sparsity=0.5, each=4, task=task())
     assert not steps
     sc.prune(net(), "obs", sparsity=0.5, each=4, refresh=2, task=task())  # 25 go, in 4 4|4 4|4 4|1

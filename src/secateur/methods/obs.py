@@ -22,17 +22,17 @@ from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
-from secateur.examples import leaving_no_trace
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
+from secateur.outcomes import check_floor, judged, outcome_of
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Granularity, Targets
 from secateur.quotas import Quota, leaving, quotas_of
 from secateur.report import Pruned
 from secateur.scores import Scores
-from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
+from secateur.solvers.surgeon import damping_for, inverse_by_cholesky, inverse_by_recursion, saliencies, take_out
 from secateur.targets import Ignore, find_targets, refuse_unfinite
 from secateur.task import Task
 
@@ -53,7 +53,8 @@ class Obs:
         most_rise: the largest total of predicted rises of the loss.
         curvature: "squared", "cross_entropy", "sampled" or "empirical"; see `secateur.jacobians`.
         inverse: "cholesky", or "recursion", the paper's.
-        alpha: added to the Hessian's diagonal; the paper takes 1e-8 to 1e-4. With weight decay d in the loss, d / samples belongs here.
+        alpha: added to the Hessian's diagonal; None: a tenth of its mean, so that steps stay where the quadratic holds. The paper takes 1e-8 to
+            1e-4, which suits a network at a minimum that loses one weight at a time, with more samples than weights.
         each: weights that leave jointly in a stage.
         refresh: stages after which the Hessian is made anew; it is brought down by rank-one steps in between.
         include_bias: whether biases are weights.
@@ -69,7 +70,7 @@ class Obs:
     most_rise: float | None = None
     curvature: str = "squared"
     inverse: str = "cholesky"
-    alpha: float = 1e-6
+    alpha: float | None = None
     each: int = 1
     refresh: int = 1
     include_bias: bool = True
@@ -89,13 +90,13 @@ class Obs:
             )
         check_choice("curvature", self.curvature, CURVATURES)
         check_choice("inverse", self.inverse, ("cholesky", "recursion"))
-        if self.most_rise is not None:
-            check_number("most_rise", self.most_rise, 0)
-        if self.floor is not None:
-            check_number("floor", self.floor, -math.inf)
+        for name, least in (("most_rise", 0), ("floor", -math.inf)):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), least)
         for name in ("each", "refresh"):
             check_number(name, getattr(self, name), 1, whole=True)
-        check_number("alpha", self.alpha, 0, above=True)
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, 0, above=True)
         check_classes(self.classes)
 
     def __call__(
@@ -125,7 +126,7 @@ class Obs:
                 "how much should leave? pass sparsity=, floor= (a quality) or most_rise= (of the predicted loss)"
             )
         if self.floor is not None:
-            self._check_floor(model, task, self.floor)
+            check_floor(model, task, self.floor)
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
         refuse_unfinite(model, targets)
         names, student = list(targets), copy.deepcopy(model)
@@ -138,27 +139,21 @@ class Obs:
         alive, trace, samples = self._operate(student, names, task, quotas, retrain)
         masks = Masks(parts_of(alive, student, names))
         masks.apply_(student)
+        outcome = outcome_of(model, student, task, self.curvature, who="the surgeon", classes=self.classes)
+        settings, said = judged(trace, outcome, steps_only=retrain is not None)
+        advice = f"{said}: its steps are longer than the quadratic holds. Raise alpha=, lower each= (now {self.each}), or pass more samples"
         report = compare(
             model,
             student,
             example_inputs,
             task=task,
             method=self._said(samples),
-            settings={"stages": trace},
-            notes=notes_on(student, masks),
+            settings=settings,
+            notes=(*([advice] if said else []), *notes_on(student, masks)),
         )
         together = self.allocation is None or isinstance(self.allocation, Global)
         found = controls_of(model, targets, masks, task, seed=self.seed, together=together)
         return Pruned(student, masks, replace(report, controls=found))
-
-    @staticmethod
-    def _check_floor(model: nn.Module, task: Task, floor: float) -> None:
-        with leaving_no_trace(model):
-            quality = float(task.needs_evaluate("floor=")(model))
-        if quality < floor:
-            raise BadSparsity(
-                f"floor={floor:g} is above the quality that the network has now, {quality:g}: nothing could leave; choose it lower"
-            )
 
     def _operate(
         self,
@@ -180,30 +175,48 @@ class Obs:
             weights, count = flat_weights(student, names), min(self.each, int(alive.sum()) - keep)
             again = not retrain and (stage + 1) % self.refresh > 0 and int(alive.sum()) - count > keep
             chosen = leaving(saliencies(weights, inverse, alive), sizes, quotas, count)
-            fresh, rise, left = _stage(weights, inverse, alive, chosen, again=again)
+            fresh, rise, left = take_out(weights, inverse, alive, chosen, again=again)
             if self.most_rise is not None and rises + rise > self.most_rise:
                 break
-            before = copy.deepcopy(student.state_dict())
-            unflattened_(student, names, fresh)
-            if retrain:
-                masks = Masks(parts_of(left, student, names))
-                retrain(student, masks)
-                masks.apply_(student)
-            quality = float(task.needs_evaluate("floor=")(student)) if self.floor is not None else None
-            if quality is not None and self.floor is not None and quality < self.floor:
-                student.load_state_dict(before)
+            row = self._carry_out(student, names, task, fresh=fresh, left=left, retrain=retrain)
+            if row is None:
                 break
             alive, rises, stage = left, rises + rise, stage + 1
-            trace.append(
-                {"left": int(alive.sum()), "predicted": rise} | ({} if quality is None else {"quality": quality})
-            )
-            if self.progress:
-                gone = len(alive) - int(alive.sum())
-                self.progress(gone, most, "weights", (time.monotonic() - began) / gone * (most - gone))
-        if self.progress and trace:
-            gone = len(alive) - int(alive.sum())
-            self.progress(gone, gone, "weights", 0.0)  # a stop rule may end it early
+            trace.append({"left": int(left.sum()), "predicted": rise} | row)
+            self._tell(int((~alive).sum()), most, began)
+        if trace:
+            self._tell(int((~alive).sum()), int((~alive).sum()), began)  # a stop rule may end it early
         return alive, trace, samples
+
+    def _carry_out(
+        self,
+        student: nn.Module,
+        names: list[str],
+        task: Task,
+        *,
+        fresh: Tensor,
+        left: Tensor,
+        retrain: Callable[[nn.Module, Masks], object] | None,
+    ) -> dict[str, float] | None:
+        """Give the network its new weights and say what that did; None, and all is as it was, where the quality falls below the floor."""
+        earlier = copy.deepcopy(student)
+        unflattened_(student, names, fresh)
+        outcome = outcome_of(earlier, student, task, self.curvature, who="the surgeon", classes=self.classes)
+        if retrain:
+            masks = Masks(parts_of(left, student, names))
+            retrain(student, masks)
+            masks.apply_(student)
+        if self.floor is None:
+            return {"measured": outcome.rise}
+        quality = float(task.needs_evaluate("floor=")(student))
+        if quality < self.floor:
+            student.load_state_dict(earlier.state_dict())
+            return None
+        return {"measured": outcome.rise, "quality": quality}
+
+    def _tell(self, gone: int, most: int, began: float) -> None:
+        if self.progress:
+            self.progress(gone, most, "weights", (time.monotonic() - began) / gone * (most - gone))
 
     def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:
         rows, samples = [], 0
@@ -212,7 +225,8 @@ class Obs:
             rows.append(part.double()[:, alive])
             samples += count
         make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
-        among = make(torch.cat(rows), samples, self.alpha)  # of those that are left: the others are constants now
+        x = torch.cat(rows)  # of those that are left: the others are constants now
+        among = make(x, samples, self.alpha or damping_for(x, samples))
         at = alive.nonzero().squeeze(1)
         found = among.new_zeros(len(alive), len(alive))
         found[at.unsqueeze(1), at] = among
@@ -229,19 +243,5 @@ class Obs:
         stops += [f"floor {self.floor:g}"] if self.floor is not None else []
         stops += [f"predicted rise up to {self.most_rise:g}"] if self.most_rise is not None else []
         labels = "the task's labels" if self.curvature == "empirical" else "no labels"
-        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {self.alpha:g}, until {', '.join(stops)}"
-
-
-def _stage(
-    weights: Tensor, inverse: Tensor, alive: Tensor, chosen: Tensor, *, again: bool
-) -> tuple[Tensor, float, Tensor]:
-    """Remove the weights ``chosen`` jointly; where ``inverse`` is used ``again``, it is brought down in place."""
-    gone = torch.zeros_like(alive)
-    gone[chosen] = True
-    fresh, rise = remove_jointly(weights, inverse, gone)
-    if again:
-        scratch, left = weights.clone(), alive.clone()
-        for which in chosen:
-            remove_(scratch, inverse, left, which)
-    alive = alive & ~gone
-    return fresh * alive, rise, alive
+        damping = "of a tenth of the mean diagonal" if self.alpha is None else f"{self.alpha:g}"
+        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {damping}, until {', '.join(stops)}"

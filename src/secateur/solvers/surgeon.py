@@ -12,9 +12,27 @@ dimensions, so that many networks can be pruned side by side; everything is floa
 import torch
 from torch import Tensor
 
-__all__ = ["inverse_by_cholesky", "inverse_by_recursion", "remove_", "remove_jointly", "saliencies"]
+__all__ = [
+    "damping_for",
+    "inverse_by_cholesky",
+    "inverse_by_recursion",
+    "remove_",
+    "remove_jointly",
+    "saliencies",
+    "take_out",
+]
 
-_BLOCK = 64
+_BLOCK, _SHARE = 64, 0.1
+
+
+def damping_for(rows: Tensor, samples: int) -> float:
+    """A tenth of H's mean diagonal: an ``alpha`` that keeps steps short in directions that few samples tell of.
+
+    >>> round(damping_for(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), 2), 6)
+    0.25
+    """
+    mean = float(rows.square().sum(-2).mean()) / samples
+    return _SHARE * mean if mean > 0 else 1e-6
 
 
 def inverse_by_recursion(rows: Tensor, samples: int, alpha: float, *, block: int = _BLOCK) -> Tensor:
@@ -88,3 +106,22 @@ def remove_jointly(weights: Tensor, inverse: Tensor, gone: Tensor) -> tuple[Tens
     moved = w - inverse[:, gone] @ forces
     moved[gone] = 0
     return moved, float(w[gone] @ forces) / 2
+
+
+def take_out(
+    weights: Tensor, inverse: Tensor, alive: Tensor, chosen: Tensor, *, again: bool
+) -> tuple[Tensor, float, Tensor]:
+    """`remove_jointly` of the weights ``chosen``; where ``inverse`` is used ``again``, it is brought down in place.
+
+    Returns:
+        The new weights, the predicted rise, and which weights are alive now.
+    """
+    gone = torch.zeros_like(alive)
+    gone[chosen] = True
+    fresh, rise = remove_jointly(weights, inverse, gone)
+    if again:
+        scratch, left = weights.clone(), alive.clone()
+        for which in chosen:
+            remove_(scratch, inverse, left, which)
+    alive = alive & ~gone
+    return fresh * alive, rise, alive
