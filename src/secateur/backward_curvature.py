@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from secateur.activations import run_hooked
 from secateur.chains import chain_of
@@ -141,8 +142,7 @@ def _before(module: nn.Module, x: Tensor, first: Tensor, second: Tensor, *, leve
     if isinstance(module, _MOVING):
         return _pulled(module, x, first), _pulled(module, x, second)
     if isinstance(module, nn.AvgPool2d):
-        size = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
-        return _pulled(module, x, first), _pulled(module, x, second) / (size[0] * size[1])
+        return _pulled(module, x, first), _pulled(module, x, second * _shares(module, x))
     if isinstance(module, _ELEMENTWISE):
         leaf = x.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf, create_graph=True)
@@ -154,3 +154,10 @@ def _before(module: nn.Module, x: Tensor, first: Tensor, second: Tensor, *, leve
     raise UnknownLayer(
         f"the recursion has no rule for {type(module).__name__}; fold batch norms away, or use diagonal='hutchinson', which works for any network"
     )
+
+
+def _shares(pool: nn.AvgPool2d, x: Tensor) -> Tensor:
+    """What each window's entries are multiplied by, ``[1, channels, *windows]``: the padding, edges and a divisor of its own all have a say."""
+    ones = torch.ones_like(x[:1])
+    entries = avg_pool2d(ones, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, divisor_override=1)
+    return pool(ones) / entries  # type: ignore[no-any-return]

@@ -79,6 +79,35 @@ def test_a_shared_weight_adds_up_over_its_places():
     assert float(recursive_diagonal(model, work, x, levenberg=False)["0.weight"]) == 28.0
 
 
+@pytest.mark.parametrize("levenberg", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": 2, "divisor_override": 1},
+        {"kernel_size": 4, "ceil_mode": True},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
+        {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 1), "ceil_mode": True, "count_include_pad": False},
+    ],
+)
+def test_averages_of_any_windows_are_the_linear_layers_that_they_are(how, levenberg):
+    torch.manual_seed(0)
+    pool, x = nn.AvgPool2d(**how), torch.randn(3, 2, 8, 8).double()
+    conv = nn.Conv2d(2, 3, 3).double()
+    out = pool(conv(x))
+    size = out[0].numel()
+    basis = torch.eye(108, dtype=torch.float64).view(108, 3, 6, 6)
+    plain = nn.Linear(108, size, bias=False).double()
+    plain.weight.data = pool(basis).flatten(1).t().clone()
+    head = nn.Linear(size, 2).double()
+    pooled = nn.Sequential(conv, nn.Tanh(), pool, nn.Flatten(), head)
+    dense = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), plain, head)
+    work = sc.Task([x], loss=lambda m, b: m(b).square().sum())
+    found, wanted = (recursive_diagonal(m, work, x, levenberg=levenberg)["0.weight"] for m in (pooled, dense))
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10)
+
+
 def test_gauss_newton_rows_give_the_matrix():
     x, _ = data()
     model, names = net(), ["2.weight"]
