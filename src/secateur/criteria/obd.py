@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.backward_curvature import recursive_diagonal
 from secateur.class_axis import check_classes
+from secateur.counting import check_number
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
@@ -61,6 +62,7 @@ class Obd:
     def __post_init__(self) -> None:
         if self.diagonal not in (*_OWN, *CURVATURES):
             raise UnknownName(f"diagonal={self.diagonal!r} is not known: use one of {', '.join((*_OWN, *CURVATURES))}")
+        check_number("probes", self.probes, 1, whole=True)
         check_classes(self.classes)
 
     def __call__(self, model: nn.Module, targets: Targets, task: Task | None = None) -> Scores:
