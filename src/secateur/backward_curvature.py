@@ -10,14 +10,17 @@ through its own derivatives. Cross terms between the units of a layer are left o
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
-from secateur.activations import run_hooked
-from secateur.chains import chain_of
+from secateur.activations import fresh, run_hooked
+from secateur.chains import chain_of, version_of
 from secateur.errors import UnknownLayer
 from secateur.examples import leaving_no_trace
 from secateur.task import Task
@@ -47,46 +50,99 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
         UnknownLayer: the model is no chain of layers with a rule.
         NeedsTask: no loss.
     """
-    chain = chain_of(model, batch, task)
-    path_of = {model.get_submodule(path): path for path in chain}
-    if not chain:
-        raise UnknownLayer(f"{type(model).__name__} is no chain of layers; diagonal='hutchinson' works for any network")
     loss = task.needs_loss("the recursion")
-    flow = _flow(model, list(path_of), task, batch)
+    calls, answer = _chain(model, batch, task)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found: dict[str, Tensor] = {}
     with leaving_no_trace(model), torch.enable_grad():
         first, second = _at_output(
-            lambda out: loss(_Answer(out), batch),  # type: ignore[arg-type]
-            flow[-1],
+            lambda out: loss(_Answer(out), fresh(batch)),  # type: ignore[arg-type]
+            answer,
         )
-        found: dict[str, Tensor] = {}
-        for module, x in zip(reversed(path_of), reversed(flow[:-1]), strict=True):
-            if isinstance(module, _Linear):
-                for name, value in _of_weights(module, x, second).items():
-                    found[f"{path_of[module]}.{name}"] = value
-            first, second = _before(module, x, first, second, levenberg=levenberg)
+        for call in reversed(calls):
+            if isinstance(call.module, _Linear):
+                for part, value in _of_weights(call.module, call.x, second).items():
+                    name = names[call.module.get_parameter(part)]
+                    found[name] = found[name] + value if name in found else value  # a layer may be used again
+            first, second = _before(call.module, call.x, first, second, levenberg=levenberg)
     return found
 
 
-def _flow(model: nn.Module, chain: list[nn.Module], task: Task, batch: Any) -> list[Tensor]:
-    """What goes into each layer of the chain, and what comes out of the last, which is what the network gives.
+@dataclass(eq=False)
+class _Call:
+    """A layer at work: what it took in, as a copy and as the tensor that it was, and what it gave."""
+
+    module: nn.Module
+    x: Tensor
+    source: Tensor
+    since: int  # how often the source had been changed in place
+    out: Tensor | None = None
+    version: int = 0
+
+
+def _chain(model: nn.Module, batch: Any, task: Task) -> tuple[list[_Call], Tensor]:
+    """The calls that lead from what the network is given to what it gives, one by one, and that.
 
     Raises:
-        UnknownLayer: it gives something else.
+        UnknownLayer: something else happens on the way.
     """
-    given: list[Any] = []
-    run_hooked(model, batch, task, [model.register_forward_hook(lambda _m, _a, out: given.append(out))])
-    flow = [batch[0] if isinstance(batch, tuple | list) else batch]
-    with leaving_no_trace(model):
-        for module in chain:
-            flow.append(module(flow[-1].clone()).detach())
-    whole = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
-    if whole is None or whole.shape != flow[-1].shape or not torch.allclose(whole, flow[-1], rtol=1e-4, atol=1e-5):
-        names = ", ".join(type(module).__name__ for module in chain[:4])
-        raise UnknownLayer(
-            f"{type(model).__name__} computes more than its chain of {len(chain)} layers ({names}, ...), which is all that the recursion goes "
-            "through; diagonal='hutchinson' works for any network"
-        )
-    return flow
+    calls, given, answers = _listen(model, batch, task)
+    answer = answers[0] if len(answers) == 1 and isinstance(answers[0], Tensor) else None
+    at = len(calls)
+    chain: list[_Call] = []
+    while answer is not None:
+        before = [k for k in range(at) if _gave(calls[k], chain[0] if chain else answer)]
+        if not before:
+            break
+        at = before[-1]
+        chain.insert(0, calls[at])
+    if answer is not None and chain and any(_same(chain[0].x, x) for x in given):
+        return chain, answer
+    layers = [model.get_submodule(path) for path in chain_of(model, batch, task)]
+    if not layers:
+        raise UnknownLayer(f"{type(model).__name__} is no chain of layers; diagonal='hutchinson' works for any network")
+    names = ", ".join(type(module).__name__ for module in layers[:4])
+    raise UnknownLayer(
+        f"{type(model).__name__} computes more than its chain of {len(layers)} layers ({names}, ...), which is all that the recursion goes "
+        "through; diagonal='hutchinson' works for any network"
+    )
+
+
+def _gave(call: _Call, what: _Call | Tensor) -> bool:
+    """Whether a call gave what another one took in, the very tensor, or what the network gives, at least in numbers."""
+    if call.out is None:
+        return False
+    if isinstance(what, Tensor):
+        return _same(call.out, what)
+    return call.out is what.source and call.version == what.since
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def _listen(model: nn.Module, batch: Any, task: Task) -> tuple[list[_Call], list[Tensor], list[Any]]:
+    """Every call of a layer, in order; what the network is given; what it gives, each time that it is run."""
+    calls, given, answers = list[_Call](), list[Tensor](), list[Any]()
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if module is model:
+            given.extend(leaf.clone() for leaf in leaves)
+        if leaves and not list(module.children()):
+            calls.append(_Call(module, leaves[0].clone(), leaves[0], version_of(leaves[0])))
+
+    def after(module: nn.Module, _args: Any, out: Any) -> None:
+        if module is model:
+            answers.append(out.clone() if isinstance(out, Tensor) else out)
+        if calls and calls[-1].module is module and isinstance(out, Tensor):
+            calls[-1].out, calls[-1].version = out, version_of(out)
+
+    layers = {module for module in model.modules() if not list(module.children())} | {model}
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    hooks += [layer.register_forward_hook(after) for layer in layers]
+    run_hooked(model, batch, task, hooks)
+    return calls, given, answers
 
 
 class _Answer:
@@ -151,8 +207,9 @@ def _before(module: nn.Module, x: Tensor, first: Tensor, second: Tensor, *, leve
             (bend,) = torch.autograd.grad(slope.sum(), leaf, allow_unused=True, materialize_grads=True)
         slope = slope.detach()
         return slope * first, slope.square() * second + bend * first
+    fold = "fold it into the layer before it, or " if isinstance(module, _BatchNorm) else ""
     raise UnknownLayer(
-        f"the recursion has no rule for {type(module).__name__}; fold batch norms away, or use diagonal='hutchinson', which works for any network"
+        f"the recursion has no rule for {type(module).__name__}; {fold}use diagonal='hutchinson', which works for any network"
     )
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.backward_curvature import recursive_diagonal
 from secateur.criteria.obd import Obd
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownLayer, UnknownName
 from secateur.targets import find_targets
@@ -68,6 +69,57 @@ class TestRecursion:
         model[1].inplace = True
         found = sc.prune(model, "obd", diagonal=diagonal, sparsity=0.5, task=labelled()).masks
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+    def scores(self, model, task, diagonal):
+        return Obd(diagonal=diagonal)(model, find_targets(model), task).values
+
+    def test_batches_that_only_the_loss_knows(self, diagonal):
+        task = labelled()
+        named = sc.Task(
+            [{"x": x, "y": y, "name": "a"} for x, y in task.batches],
+            loss=lambda m, b: nn.functional.cross_entropy(m(b["x"].unflatten(1, (4, 4)).flatten(1)), b["y"]),
+        )
+        found, wanted = self.scores(net(), named, diagonal), self.scores(net(), task, diagonal)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+    def test_one_activation_at_several_places(self, diagonal):
+        torch.manual_seed(0)
+        layers, relu = [nn.Linear(16, 12), nn.Linear(12, 9), nn.Linear(9, 8)], nn.ReLU()
+        one = nn.Sequential(layers[0], relu, layers[1], relu, layers[2])
+        many = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        found, wanted = self.scores(one, labelled(), diagonal), self.scores(many, labelled(), diagonal)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        relu.inplace = True
+        found = self.scores(one, labelled(), diagonal)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+    def test_one_layer_at_several_places_is_the_sum_over_them(self, diagonal):
+        torch.manual_seed(0)
+        shared, head = nn.Linear(16, 16), nn.Linear(16, 8)
+        twin = nn.Linear(16, 16)
+        twin.load_state_dict(shared.state_dict())
+        found = self.scores(nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), head), labelled(), diagonal)
+        apart = nn.Sequential(shared, nn.Tanh(), twin, nn.Tanh(), head)
+        places = [
+            recursive_diagonal(apart, labelled(), b, levenberg=diagonal == "levenberg") for b in labelled().batches
+        ]
+        sums = sum(place["0.weight"] + place["2.weight"] for place in places) / 3
+        torch.testing.assert_close(found["0.weight"], sums.abs() * shared.weight.detach().square() / 2)
+
+    @pytest.mark.parametrize("layer", [nn.PReLU(), nn.Softmax(1), nn.Hardswish(), nn.BatchNorm1d(12)])
+    def test_the_advice_fits_the_layer(self, diagonal, layer):
+        model = nn.Sequential(nn.Linear(16, 12), layer, nn.Linear(12, 8))
+        with pytest.raises(UnknownLayer, match=f"no rule for {type(layer).__name__}; ") as caught:
+            self.scores(model, labelled(), diagonal)
+        assert ("fold it into the layer before it" in str(caught.value)) == isinstance(layer, nn.BatchNorm1d)
+
+    def test_inputs_that_were_worked_on_are_no_chain(self, diagonal):
+        class Before(Around):
+            def forward(self, x):
+                return self.seq(self.extra(x).repeat(1, 2))
+
+        with pytest.raises(UnknownLayer, match="computes more than its chain of 3 layers"):
+            self.scores(Before(), labelled(), diagonal)
 
 
 @pytest.mark.parametrize("diagonal", ["hutchinson", "exact", "recursion", "empirical"])
