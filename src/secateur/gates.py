@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -122,9 +123,9 @@ def _not_called(model: nn.Module, targets: Targets, called: set[Place]) -> list[
 
 
 def examples_in(batch: Any) -> int:
-    """How many examples a batch holds: the first size of its first tensor; 1 where it has none."""
-    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
-    return 1 if first is None else first.shape[0]
+    """How many examples a batch holds: the first size of its first tensor or array; 1 where it has none."""
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim), None)
+    return 1 if first is None else int(first.shape[0])
 
 
 def _of_flows(

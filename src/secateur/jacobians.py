@@ -23,6 +23,7 @@ from secateur.class_axis import by_class, tensor_of
 from secateur.errors import BadCalibration, NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
+from secateur.singles import singles_of
 from secateur.task import Task
 from secateur.vetting import vetted
 
@@ -99,7 +100,7 @@ def curvature_rows(
                     raise BadCalibration(
                         "gradients of Task.loss hold NaN or infinite numbers: look at the loss and the labels"
                     )
-                yield rows, examples_in(batch)
+                yield rows, len(rows)
                 continue
             x = batch[0] if isinstance(batch, tuple | list) else batch
             if not isinstance(x, Tensor):
@@ -191,14 +192,20 @@ def _gradients(
     model: nn.Module, own: Mapping[str, Tensor], batch: Any, task: Task, *, who: str, chunk: int | None
 ) -> Tensor:
     loss = task.needs_loss(who)
-    leaves, rebuild = torch.utils._pytree.tree_flatten(batch)
+    singles, names = singles_of(batch, who), list(own)
 
-    def of_one(parameters: Mapping[str, Tensor], *parts: Tensor) -> Tensor:
-        single = torch.utils._pytree.tree_unflatten([part.unsqueeze(0) for part in parts], rebuild)
+    def of_one(parameters: Mapping[str, Tensor], single: Any) -> Tensor:
         return loss(_Called(model, parameters), single)  # type: ignore[arg-type]
 
-    found = vmap(grad(of_one), in_dims=(None, *(0 for _ in leaves)), chunk_size=chunk)(own, *leaves)
-    return flattened(found, list(own), 1).detach()
+    def of_parts(parameters: Mapping[str, Tensor], *parts: Tensor) -> Tensor:
+        return of_one(parameters, singles.joined([part.unsqueeze(0) for part in parts]))
+
+    if singles.are_tensors:
+        dims = (None, *(0 for _ in singles.parts))
+        together = vmap(grad(of_parts), in_dims=dims, chunk_size=chunk)(own, *singles.parts)
+        return flattened(together, names, 1).detach()
+    each = [flattened(grad(of_one)(own, singles.one(k)), names) for k in range(singles.count)]
+    return torch.stack(each).detach()
 
 
 class _Called:

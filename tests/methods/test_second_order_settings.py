@@ -54,6 +54,50 @@ def test_batches_that_only_the_loss_knows_are_enough(targets):
     assert pruned.masks.sparsity == 0.5
 
 
+class TestEmpirical:
+    """Gradients of single samples, of batches as loaders make them."""
+
+    METHODS = (
+        ("block_fisher", {"curvature": "empirical"}),
+        ("obs", {"curvature": "empirical", "each": 20}),
+        ("obd", {"diagonal": "empirical"}),
+    )
+
+    def pruned(self, method, how, *, kind, beside=None):
+        torch.manual_seed(0)
+        batches = [{"x": torch.randn(9, 6), "y": torch.randint(0, 3, (9,))} for _ in range(2)]
+        batches = [{k: kind(v) for k, v in b.items()} | (beside or {}) for b in batches]
+        loss = lambda m, b: F.cross_entropy(m(torch.as_tensor(b["x"])), torch.as_tensor(b["y"]))  # noqa: E731
+        return sc.prune(net(), method, sparsity=0.5, task=sc.Task(batches, loss=loss), **how)
+
+    @pytest.mark.parametrize(("method", "how"), METHODS)
+    @pytest.mark.parametrize(
+        "beside", [{"name": "a"}, {"temperature": 3}, {"step": torch.tensor(3)}, {"mask": None}, {"size": (9, 6)}]
+    )
+    def test_what_all_samples_share_stays_as_it_is(self, method, how, beside):
+        wanted = self.pruned(method, how, kind=torch.as_tensor)
+        found = self.pruned(method, how, kind=torch.as_tensor, beside=beside)
+        assert found.masks == wanted.masks
+        assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), wanted.model.parameters(), strict=True))
+
+    @pytest.mark.parametrize(("method", "how"), METHODS)
+    @pytest.mark.parametrize(
+        ("kind", "beside"), [(torch.Tensor.numpy, {}), (torch.as_tensor, {"ids": list("abcdefghi")})]
+    )
+    def test_arrays_and_lists_are_taken_sample_by_sample(self, method, how, kind, beside):
+        wanted = self.pruned(method, how, kind=torch.as_tensor)
+        found = self.pruned(method, how, kind=kind, beside=beside)
+        assert found.masks == wanted.masks
+        for one, other in zip(found.model.parameters(), wanted.model.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        assert found.report.settings.get("gradients", 18) == 18
+
+    @pytest.mark.parametrize(("method", "how"), METHODS)
+    def test_tensors_that_disagree_are_named(self, method, how):
+        with pytest.raises(NeedsTask, match="tensors of 9 and 3 entries"):
+            self.pruned(method, how, kind=torch.as_tensor, beside={"weights": torch.ones(3)})
+
+
 @pytest.mark.parametrize("method", ["layer_obs", "obs", "block_fisher"])
 def test_batches_that_are_none_are_named(method):
     def why(batches):
