@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -12,20 +13,25 @@ from secateur.errors import BadCalibration
 __all__ = ["refuse_constant", "vetted"]
 
 
-def vetted(batches: Iterable[Any]) -> Iterator[Any]:
+def vetted(batches: Iterable[Any], *, whole: bool = True) -> Iterator[Any]:
     """Batches as they come; what is after the last of them runs only if they can say something.
 
+    Args:
+        batches: of which the inputs are looked at.
+        whole: whether samples are judged as wholes, so that one of them again and again says nothing, whatever it holds.
+
     Raises:
-        BadCalibration: a batch is empty or holds NaN or infinite numbers, or all numbers of all batches are the same.
+        BadCalibration: a batch is empty or holds NaN or infinite numbers, all numbers of all batches are the same, or all samples are.
 
     >>> list(vetted([torch.ones(2, 3), torch.ones(2, 3)]))
     Traceback (most recent call last):
     secateur.errors.BadCalibration: every number of the 2 calibration batches is 1: constant data say nothing about which weights matter; pass real inputs in Task(batches=...)
     """
-    seen, ends = 0, set[float]()
+    seen, ends, samples = 0, set[float](), _Samples()
     for batch in batches:
         seen += 1
-        for leaf in _numbers(batch):
+        numbers = list(_numbers(batch))
+        for leaf in numbers:
             if leaf.dim() and not len(leaf):
                 raise BadCalibration(
                     f"calibration batch {seen - 1} holds a tensor of shape {list(leaf.shape)}, no sample at all: leave that batch out"
@@ -39,17 +45,45 @@ def vetted(batches: Iterable[Any]) -> Iterator[Any]:
                 )
             if len(ends) < 2:
                 ends |= {float(leaf.min()), float(leaf.max())}
+        if whole:
+            samples.look(numbers)
         yield batch
-    if len(ends) == 1:
+    what = f"every number of the {seen} calibration batches is {ends.pop():g}" if len(ends) == 1 else ""
+    if not what and samples.are_one:
+        what = f"all {samples.count} samples of the {seen} calibration batches are the same"
+    if what:
         raise BadCalibration(
-            f"every number of the {seen} calibration batches is {ends.pop():g}: constant data say nothing about which weights matter; "
-            "pass real inputs in Task(batches=...)"
+            f"{what}: constant data say nothing about which weights matter; pass real inputs in Task(batches=...)"
         )
 
 
+class _Samples:
+    """Whether all samples are the first one again."""
+
+    def __init__(self) -> None:
+        self.count, self._first, self._varied = 0, list[Tensor](), False
+
+    @property
+    def are_one(self) -> bool:
+        return self.count > 1 and not self._varied
+
+    def look(self, numbers: list[Tensor]) -> None:
+        """At the inputs of a batch, until two samples differ."""
+        own = [leaf for leaf in numbers if leaf.dim()]
+        if self._varied or not own:
+            return
+        self.count += len(own[0])
+        self._first = self._first or [leaf[:1].clone() for leaf in own]
+        self._varied = len(own) != len(self._first) or not all(map(_all_like, own, self._first))
+
+
+def _all_like(leaf: Tensor, first: Tensor) -> bool:
+    return leaf.shape[1:] == first.shape[1:] and bool((leaf == first.to(leaf.device)).all())
+
+
 def refuse_constant(batches: Iterable[Any]) -> None:
-    """Go through all of them now; see `vetted`."""
-    for _ in vetted(batches):
+    """Go through all of them now; see `vetted`. Layers look at the parts of a sample too, and say themselves where those are all the same."""
+    for _ in vetted(batches, whole=False):
         pass
 
 
@@ -57,5 +91,7 @@ def _numbers(batch: Any) -> Iterator[Tensor]:
     """Of the inputs, which come first."""
     first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
     for leaf in tree_leaves(first):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iuf":
+            yield torch.as_tensor(leaf)
         if isinstance(leaf, Tensor) and leaf.dtype != torch.bool and not leaf.is_complex():
             yield leaf

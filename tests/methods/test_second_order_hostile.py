@@ -164,6 +164,26 @@ def test_a_few_samples_are_enough_to_see_that_they_are_constant():
         sc.prune(net(), "block_fisher", sparsity=0.5, samples=8, task=labelled(torch.ones(32, 16)))
 
 
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("obs", {}),
+        ("block_fisher", {}),
+        ("obd", {}),
+        ("obd", {"diagonal": "recursion"}),
+        ("obd", {"diagonal": "squared"}),
+    ],
+)
+def test_one_sample_again_and_again_says_nothing(method, how):
+    x = torch.randn(1, 16)
+    with pytest.raises(BadCalibration, match="all 96 samples of the 3 calibration batches are the same"):
+        sc.prune(net(), method, sparsity=0.5, task=labelled(x.expand(32, -1)), **how)
+    apart = labelled(x.expand(32, -1).clone())
+    apart.batches[2][0][7, 3] += 1
+    how = how | ({"each": 100} if method == "obs" else {})
+    assert sc.prune(net(), method, sparsity=0.5, task=apart, **how).masks.sparsity == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_small_spread_around_a_large_mean_is_no_constant():
     """And the result is the one without the mean, since biases take it up."""
     task = plain(64, 16)
