@@ -19,6 +19,7 @@ FLOORS = {
     5: "methods sensitivity",
     6: "storage export runtime reporting integrations recipe testing amounts pruning on_disk demo",
     7: "cli",
+    8: "__main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 SHELVES = {"methods", "criteria", "allocations", "granularities", "schedules", "formats", "costs", "solvers"}

@@ -1,7 +1,10 @@
 """The command line: pure JSON, one line an error, exit codes, files that stay whole and are never somebody else's."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -225,6 +228,30 @@ def test_help_and_version(call):
 
 
 # --- channels ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_works_as_a_module_and_without_an_installation(tmp_path):
+    """From a checkout on PYTHONPATH alone there is no metadata of a package."""
+    checkout = tmp_path / "elsewhere"
+    checkout.mkdir()
+    (checkout / "secateur").symlink_to(Path(secateur.__file__).parent)
+    hidden = (
+        "import importlib.metadata as m, runpy, sys\n"
+        "def version(name):\n"
+        "    raise m.PackageNotFoundError(name)\n"
+        "m.version, sys.argv = version, ['secateur', '--version']\n"
+        "runpy.run_module('secateur', run_name='__main__')"
+    )
+    paths = os.pathsep.join([str(checkout), *filter(None, sys.path)])
+    for command in ["-m", "secateur", "--version"], ["-c", hidden]:
+        found = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        assert (found.returncode, found.stdout) == (0, f"secateur {secateur.__version__}\n"), found.stderr
 
 
 def test_groups_are_shown_kept_as_a_page_and_given_as_json(call, folder):

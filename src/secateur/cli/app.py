@@ -4,12 +4,12 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from secateur import __version__
 from secateur.cli import compare, demo, groups, inspect, profile, prune, report, sensitivity
 from secateur.cli.exits import Exit
 from secateur.cli.screen import complain
@@ -44,7 +44,7 @@ for _name, (_command, _summary) in _COMMANDS.items():
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"secateur {metadata.version('secateur')}")
+        print(f"secateur {__version__}")
         raise typer.Exit
 
 

@@ -5,11 +5,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from secateur import __version__
 
 __all__ = ["complain", "note", "print_json", "progress_bar", "show", "stamped", "working"]
 
@@ -36,7 +37,7 @@ def complain(text: str) -> None:
 
 def stamped(command: str, values: dict[str, Any]) -> dict[str, Any]:
     """Say which version and command ``values`` come from; also how Secateur recognises its own files."""
-    return {"secateur": metadata.version("secateur"), "command": command} | values
+    return {"secateur": __version__, "command": command} | values
 
 
 def print_json(command: str, values: dict[str, Any]) -> None:
