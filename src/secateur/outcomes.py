@@ -20,7 +20,7 @@ from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
 from secateur.task import Task
 
-__all__ = ["Outcome", "check_floor", "judged", "outcome_of"]
+__all__ = ["NOTHING", "Outcome", "check_floor", "judged", "outcome_of"]
 
 _OF = {
     "squared": "half the squared change of the outputs",
@@ -45,6 +45,9 @@ class Outcome:
     rise: float
     size: float
     of: str
+
+
+NOTHING = Outcome(0.0, 0.0, "nothing was done")
 
 
 def outcome_of(

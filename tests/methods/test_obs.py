@@ -188,6 +188,12 @@ class TestOutcomes:
         )
         assert found.report.settings["measured"] == pytest.approx(wanted.item(), rel=1e-3)
 
+    def test_nothing_done_is_nothing_measured(self):
+        model, x = self.network()
+        found = sc.prune(model, "obs", sparsity=0.0, task=sc.Task([{"x": x}]))
+        assert found.report.settings["measured"] == found.report.settings["predicted"] == 0
+        assert any("Nothing was removed" in note for note in found.report.notes)
+
     def test_retraining_is_no_part_of_the_step(self):
         model, x = self.network()
         found = sc.methods.Obs(allocation=Global(sparsity=0.5), each=20)(

@@ -26,7 +26,7 @@ from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
-from secateur.outcomes import check_floor, judged, outcome_of
+from secateur.outcomes import NOTHING, Outcome, check_floor, judged, outcome_of
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Granularity, Targets
 from secateur.quotas import Quota, leaving, quotas_of
@@ -139,7 +139,7 @@ class Obs:
         alive, trace, samples = self._operate(student, names, task, quotas, retrain)
         masks = Masks(parts_of(alive, student, names))
         masks.apply_(student)
-        outcome = outcome_of(model, student, task, self.curvature, who="the surgeon", classes=self.classes)
+        outcome = self._outcome(model, student, task) if trace else NOTHING
         settings, said = judged(trace, outcome, steps_only=retrain is not None)
         advice = f"{said}: its steps are longer than the quadratic holds. Raise alpha=, lower each= (now {self.each}), or pass more samples"
         report = compare(
@@ -201,7 +201,7 @@ class Obs:
         """Give the network its new weights and say what that did; None, and all is as it was, where the quality falls below the floor."""
         earlier = copy.deepcopy(student)
         unflattened_(student, names, fresh)
-        outcome = outcome_of(earlier, student, task, self.curvature, who="the surgeon", classes=self.classes)
+        outcome = self._outcome(earlier, student, task)
         if retrain:
             masks = Masks(parts_of(left, student, names))
             retrain(student, masks)
@@ -217,6 +217,9 @@ class Obs:
     def _tell(self, gone: int, most: int, began: float) -> None:
         if self.progress:
             self.progress(gone, most, "weights", (time.monotonic() - began) / gone * (most - gone))
+
+    def _outcome(self, before: nn.Module, after: nn.Module, task: Task) -> Outcome:
+        return outcome_of(before, after, task, self.curvature, who="the surgeon", classes=self.classes)
 
     def _inverse(self, student: nn.Module, names: list[str], alive: Tensor, task: Task) -> tuple[Tensor, int]:
         rows, samples = [], 0
