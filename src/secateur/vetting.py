@@ -58,14 +58,14 @@ def vetted(batches: Iterable[Any], *, whole: bool = True) -> Iterator[Any]:
 
 
 class _Samples:
-    """Whether all samples are the first one again."""
+    """Whether all samples are the first one again; a single one may be enough, and come in several batches."""
 
     def __init__(self) -> None:
-        self.count, self._first, self._varied = 0, list[Tensor](), False
+        self.count, self._first, self._several, self._varied = 0, list[Tensor](), False, False
 
     @property
     def are_one(self) -> bool:
-        return self.count > 1 and not self._varied
+        return self._several and not self._varied
 
     def look(self, numbers: list[Tensor]) -> None:
         """At the inputs of a batch, until two samples differ."""
@@ -73,6 +73,7 @@ class _Samples:
         if self._varied or not own:
             return
         self.count += len(own[0])
+        self._several |= len(own[0]) > 1
         self._first = self._first or [leaf[:1].clone() for leaf in own]
         self._varied = len(own) != len(self._first) or not all(map(_all_like, own, self._first))
 
