@@ -110,6 +110,15 @@ def test_batches_that_are_none_are_named(method):
     assert "5, not a collection" in why(5)
 
 
+@pytest.mark.parametrize("method", ["obs", "block_fisher"])
+def test_nothing_to_remove_is_no_error(method):
+    pruned = sc.prune(
+        net(), method, sparsity=0.0, task=sc.Task([(torch.randn(8, 6), torch.arange(8) % 3)], loss=on_labels)
+    )
+    assert pruned.masks.sparsity == 0
+    assert any("Nothing was removed" in note for note in pruned.report.notes)
+
+
 @pytest.mark.parametrize("method", ["layer_obs", "obs", "block_fisher"])
 def test_weights_that_are_no_numbers_are_named(method):
     model = net()

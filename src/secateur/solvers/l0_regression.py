@@ -101,7 +101,7 @@ def best_few(
                 w, support, loss = there, trial, reached
                 break
             count //= 4
-        if loss > (1 - _LITTLE) * before:
+        if not len(joining) or loss > (1 - _LITTLE) * before:
             break
         share = min(1.0, 2 * count / len(joining))
     return w, support
