@@ -6,7 +6,7 @@ Features stand with kernel positions outside and input channels inside, so that 
     linear        one group; features = inputs, samples = tokens
     convolution   a group each; features = taps x inputs, samples = patches (of a transposed one: of its input with zeros between)
     attention     the in-projection has three groups: query, key, value; the out-projection takes in the heads, joined
-    recurrent     weight_ih takes in the inputs (or the states below), weight_hh the state one step before
+    recurrent     weight_ih takes in the inputs (or the states below), weight_hh the state one step before (`secateur.unrolling`)
 
 Teach yours: ``@secateur.inflow.feeds.register`` gives, for a call's ``args`` and ``kwargs``, attribute -> ``[groups, features, samples]``.
 """
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nf
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from secateur.errors import UnknownLayer
 from secateur.facts import LayerFacts
+from secateur.unrolling import unrolled
 
 __all__ = ["as_rows", "feeds", "from_rows", "listening_to", "takes_part"]
 
@@ -127,68 +127,7 @@ def _(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Feeds:
 
 @feeds.register(nn.RNNBase)
 def _(module: nn.RNNBase, args: Any, kwargs: Any) -> Feeds:
-    x = _first(args, kwargs)
-    if getattr(module, "proj_size", 0):
-        raise UnknownLayer("recurrent layers with proj_size= have no rule; leave them out with ignore=")
-    found: dict[str, Tensor] = {}
-    for layer in range(module.num_layers):
-        outputs = []
-        for suffix in ("", "_reverse")[: 1 + module.bidirectional]:
-            inputs, states, outs = _one_layer(module, layer, suffix, x)
-            found[f"weight_ih_l{layer}{suffix}"] = inputs.t().unsqueeze(0)
-            found[f"weight_hh_l{layer}{suffix}"] = states.t().unsqueeze(0)
-            outputs.append(outs)
-        x = outputs[0] if len(outputs) == 1 else _joined(outputs)
-    return found
-
-
-def _one_layer(module: nn.RNNBase, layer: int, suffix: str, x: Any) -> tuple[Tensor, Tensor, Any]:
-    """Inputs ``[samples, features]``, the states one step before ``[samples, features]``, and what comes out (as ``x`` is)."""
-    width = module.hidden_size
-    wide = x.data.shape[-1]
-    kind: Any = type(module)
-    options = {"nonlinearity": module.nonlinearity} if isinstance(module, nn.RNN) else {}
-    small = kind(wide, width, bias=module.bias, batch_first=True, **options).to(x.data.device, x.data.dtype)
-    with torch.no_grad():
-        for name in ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ())):
-            getattr(small, f"{name}_l0").copy_(getattr(module, f"{name}_l{layer}{suffix}"))
-    padded, lengths = _padded(module, x)
-    real = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device).unsqueeze(1)  # [batch, time]
-    turned = _flipped(padded, lengths) if suffix else padded
-    with torch.no_grad():
-        outs = small(turned)[0]
-    before = nf.pad(outs[:, :-1], (0, 0, 1, 0))
-    outs = _flipped(outs, lengths) if suffix else outs
-    inputs = turned[real]
-    return inputs, before[real], _Padded(outs, lengths)
-
-
-class _Padded:
-    """A batch of sequences with the batch first, and their lengths."""
-
-    def __init__(self, values: Tensor, lengths: Tensor) -> None:
-        self.data, self.lengths = values, lengths
-
-
-def _padded(module: nn.RNNBase, x: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(x, _Padded):
-        return x.data, x.lengths
-    if isinstance(x, PackedSequence):
-        return pad_packed_sequence(x, batch_first=True)
-    batched = x.unsqueeze(0) if x.dim() == 2 else x if module.batch_first else x.transpose(0, 1)
-    return batched, torch.full((len(batched),), batched.shape[1])
-
-
-def _joined(outputs: list[Any]) -> _Padded:
-    return _Padded(torch.cat([out.data for out in outputs], 2), outputs[0].lengths)
-
-
-def _flipped(x: Tensor, lengths: Tensor) -> Tensor:
-    """Every sequence from its end to its start; what is padding stays behind."""
-    time = torch.arange(x.shape[1], device=x.device)
-    place = lengths.to(x.device).unsqueeze(1) - 1 - time
-    place = torch.where(place >= 0, place, time)
-    return x.gather(1, place.unsqueeze(2).expand_as(x))
+    return unrolled(module, args, kwargs)
 
 
 @contextmanager

@@ -222,6 +222,58 @@ def test_a_recurrent_layer_is_listened_to_step_by_step():
     assert pruned.masks.sparsity == 0.5
 
 
+class Decoder(nn.Module):
+    """Reads token by token, or all at once; starts with the state that its input says, or with none."""
+
+    def __init__(self, kind, *, by_step):
+        super().__init__()
+        torch.manual_seed(0)
+        self.reader, self.first, self.out = kind(4, 12, 2, batch_first=True), nn.Linear(4, 12), nn.Linear(12, 3)
+        self.by_step = by_step
+
+    def forward(self, x):
+        h = self.first(x[:, 0]).tanh().expand(2, -1, -1)
+        h = (h, 2 * h) if isinstance(self.reader, nn.LSTM) else h
+        if not self.by_step:
+            return self.out(self.reader(x, hx=h)[0])
+        outs = []
+        for token in x.split(1, 1):
+            y, h = self.reader(token, h)
+            outs.append(y)
+        return self.out(torch.cat(outs, 1))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_recurrent_layer_starts_with_the_state_that_it_is_given(kind):
+    task = sc.Task(list(torch.randn(2, 30, 6, 4)))
+    whole, by_step = (
+        sc.prune(Decoder(kind, by_step=by_step), "layer_obs", sparsity=0.5, scope="layer", task=task)
+        for by_step in (False, True)
+    )
+    for one, other in zip(whole.model.parameters(), by_step.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    rows = {row["name"]: row for row in by_step.report.settings["layers"]}
+    assert rows["reader.weight_hh_l1"]["measured"] > 0
+    assert rows["reader.weight_hh_l1"]["dead"] == 0
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_given_states_are_the_first_ones_in_every_layer_and_direction(kind):
+    torch.manual_seed(0)
+    layer, x = kind(3, 4, num_layers=2, bidirectional=True), torch.randn(6, 2, 3)
+    h = torch.randn(4, 2, 4)
+    start = (h, torch.randn(4, 2, 4)) if kind is nn.LSTM else h
+    seen, (out, _) = flows(layer, x, start)
+    for suffix, first, at, part in (("", 0, 2, slice(4)), ("_reverse", -1, 3, slice(4, None))):
+        states = seen[f"weight_hh_l1{suffix}"][0].t().reshape(2, 6, 4)
+        torch.testing.assert_close(states[:, 0], h[at])
+        wanted = (out if first == 0 else out.flip(0))[:-1, :, part].transpose(0, 1)
+        torch.testing.assert_close(states[:, 1:], wanted)
+    packed = nn.utils.rnn.pack_padded_sequence(x, [4, 6], enforce_sorted=False)  # the first of h is the shorter one's
+    one, _ = flows(layer, packed, start)
+    torch.testing.assert_close(one["weight_hh_l0_reverse"][0].t()[[0, 4]], h[1])
+
+
 def test_a_convolution_with_groups_is_repaired():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
