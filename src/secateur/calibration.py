@@ -23,13 +23,14 @@ from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
 from secateur.listening_in import bias_of, bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
+from secateur.done import Done
 from secateur.protocols import Granularity
 from secateur.streaming import Convoy, Stage, Stream, stages_of
 from secateur.surgery import CONTROLS, Quota, operate
 from secateur.task import Task
 from secateur.vetting import refuse_constant
 
-__all__ = ["Calibration", "Done", "Settings"]
+__all__ = ["Calibration", "Settings"]
 
 
 @final
@@ -51,16 +52,6 @@ class Settings:
     lean: bool = False
     seed: int = 0
     progress: Callable[[int, int, str, float], object] | None = None
-
-
-@dataclass(eq=False)
-class Done:
-    """Masks by parameter, a row of errors for each, and the bound on the network's error."""
-
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-    bound: dict[str, float] = field(default_factory=dict)
 
 
 class Calibration:
@@ -184,12 +175,12 @@ class Calibration:
             goal, hessians, quota, solver=s.solver, refit=s.refit, damping=damping, block=s.block, generator=generator,
             importance=self._weigh(name, len(rows)),
         )  # fmt: skip
+        done.rows.append(row_of(name, result, found.samples, rows))  # while ``rows``, a view of the weight, is dense
         with torch.no_grad():
             if bias is not None and centred:
                 bias.add_(bias_step(found, rows, result.weights).to(bias.dtype))
             weight.copy_(from_rows(result.weights.to(weight.dtype), facts, weight))
         done.masks[name] = from_rows(result.mask, facts, weight).contiguous()
-        done.rows.append(row_of(name, result, found.samples, rows))
 
     def _without_data(self, name: str, pruned: nn.Module, count: int, done: Done) -> None:
         facts, weight = self.targets[name], pruned.get_parameter(name)

@@ -58,6 +58,7 @@ def test_every_solver_keeps_the_count_and_says_its_errors(solver):
     for row in pruned.report.settings["layers"]:
         assert row["refitted"] <= row["predicted"] * (1 + 1e-6)
         assert 0 <= row["measured"] <= row["refitted"] * (1 + 1e-6)  # what damping adds is not measured
+        assert row["dense_norm"] == pytest.approx(model.get_parameter(row["name"]).norm().item(), rel=1e-5)
     bound = pruned.report.settings["bound"]
     assert bound["measured"] <= bound["spectral"] <= bound["paper"]
 
@@ -113,6 +114,18 @@ def test_a_dead_input_leaves_and_nothing_else_minds():
     pruned = sc.prune(model, "layer_obs", sparsity=0.5, scope="layer", task=sc.Task(data), solver="split")
     assert not pruned.model[0].weight[:, 5].any()
     assert torch.isfinite(pruned.model(data[0])).all()
+    assert pruned.report.notes == ()
+
+
+def test_a_layer_that_takes_in_nothing_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    model[0].bias.data.fill_(-1e6)
+    pruned = sc.prune(model, "layer_obs", sparsity=0.5, scope="layer", task=task())
+    assert not pruned.model[2].weight.any()
+    (note,) = pruned.report.notes
+    assert "nothing but zeros on these batches" in note
+    assert "ignore=['2.weight']" in note
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):

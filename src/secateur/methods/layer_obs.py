@@ -21,7 +21,7 @@ from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
 from secateur.allocations.priced import Priced
 from secateur.block_tuning import Tuning
-from secateur.calibration import Calibration, Done, Settings
+from secateur.calibration import Calibration, Settings
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number
 from secateur.error_bound import bound_of
@@ -33,6 +33,7 @@ from secateur.holdout import HELD_OUT
 from secateur.listening_in import surgical_targets
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
+from secateur.done import Done
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Granularity
 from secateur.recalibration import recalibrate_
@@ -165,14 +166,10 @@ class LayerObs:
                 "bound": done.bound,
                 "batches": len(calibration.batches),
             },
-            notes=(*calibration.said(), *self._untuned(done), *notes_on(pruned, masks)),
+            notes=(*calibration.said(), *done.said(tuning=self.tune > 0), *notes_on(pruned, masks)),
         )
         found = {} if lean else controls_of(model, targets, masks, task, granularity=self.granularity, seed=self.seed)
         return Pruned(pruned, masks, replace(report, controls=found))
-
-    def _untuned(self, done: Done) -> list[str]:
-        lost = self.tune and not done.blocks
-        return ["Not tuned: no chain of blocks was found that runs alone; name them with blocks="] if lost else []
 
     def allot(self, model: nn.Module, task: Task | None) -> Callable[[Priced], Allocation]:
         """How to spend what others would spend by scores: by errors, measured once."""
