@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from secateur.chains import first_of
 from secateur.examples import leaving_no_trace
 from secateur.gradients import evaluating
-from secateur.streaming import Stage, Stream
+from secateur.staging import Stage
+from secateur.streaming import Stream
 
 __all__ = ["Tuning", "tune_"]
 
@@ -32,7 +33,7 @@ class Tuning:
         epochs: passes over the calibration batches.
         lr: Adam's rate at the start; it falls to a tenth as a cosine.
         seed: the order of batches.
-        left_alone: parameters that are not tuned.
+        left_alone: parameters that are not tuned; those that another block shares are not either.
     """
 
     epochs: int = 4
@@ -73,7 +74,9 @@ def _descend(
     tuning: Tuning,
     spread: float,
 ) -> None:
-    parameters = [p for name, p in block.named_parameters(prefix=stage.block) if name not in tuning.left_alone]
+    elsewhere = {id(p) for path in now.chain if path != stage.block for p in now.model.get_submodule(path).parameters()}
+    own = block.named_parameters(prefix=stage.block)
+    parameters = [p for name, p in own if name not in tuning.left_alone and id(p) not in elsewhere]
     if not parameters:
         return
     generator = torch.Generator().manual_seed(tuning.seed)

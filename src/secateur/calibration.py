@@ -21,13 +21,15 @@ from secateur.holdout import HELD_OUT, damping_of
 from secateur.importance import importance_of
 from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
-from secateur.listening_in import bias_of, bias_step, chosen_places, imitated, noting, row_of, shared_moments
+from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
 from secateur.done import Done
 from secateur.protocols import Granularity
-from secateur.streaming import Convoy, Stage, Stream, stages_of
+from secateur.staging import Stage, stages_of
+from secateur.streaming import Convoy, Stream
 from secateur.surgery import CONTROLS, Quota, operate
 from secateur.task import Task
+from secateur.ties import bias_of, paths_of, uses_of
 from secateur.vetting import refuse_constant
 
 __all__ = ["Calibration", "Settings"]
@@ -61,11 +63,15 @@ class Calibration:
         self.model, self.targets, self.task, self.settings = model, dict(targets), task, settings
         self.batches = list(task.each_batch("layer-wise surgery"))
         refuse_constant(self.batches)
+        self.uses = uses_of(model, targets)
+        self.owner = {use: name for name, uses in self.uses.items() for use in uses}
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
         self.chain = named_chain(model, settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
-        self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task)
-        self.silent = [path for path in self.paths if path not in self.calls]
-        self.first = next((path for stage in self.stages for group in stage.groups for path in group), "")
+        families = {path: paths_of([use for name in self._of(path) for use in self.uses[name]]) for path in self.paths}
+        self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task, families=families)
+        staged = [path for stage in self.stages for group in stage.groups for path in group]
+        self.silent = [name for name in targets if targets[name].module not in staged]
+        self.first = next(iter(staged), "")
         self.importance: dict[str, Tensor] = {}
 
     def inputs(self) -> Sequence[Any]:
@@ -74,7 +80,8 @@ class Calibration:
 
     def said(self) -> tuple[str, ...]:
         """What the reader should know."""
-        return (f"Never run on these batches, so pruned by magnitude: {', '.join(self.silent)}",) if self.silent else ()
+        idle = dict.fromkeys(self.targets[name].module for name in self.silent)
+        return (f"Never run on these batches, so pruned by magnitude: {', '.join(idle)}",) if idle else ()
 
     @property
     def labelled(self) -> bool:
@@ -83,12 +90,14 @@ class Calibration:
 
     def hears(self, name: str) -> bool:
         """Whether the layer of this parameter runs on the batches."""
-        return self.targets[name].module not in self.silent
+        return name not in self.silent
 
     def weigh(self) -> None:
         """Errors count by what they do to the network (`secateur.importance`), also between the rows of a layer, from here on."""
         if not self.importance:
-            self.importance = importance_of(self.model, self.targets, self.task, self.batches, seed=self.settings.seed)
+            self.importance = importance_of(
+                self.model, self.targets, self.task, self.batches, seed=self.settings.seed, uses=self.uses
+            )
 
     def journal(self, counts: Mapping[str, int]) -> Journal:
         """What is finished of this run.
@@ -122,9 +131,8 @@ class Calibration:
             if self.settings.progress:
                 left = (time.monotonic() - began) / max(working, 1) * (len(self.stages) - at - 1)
                 self.settings.progress(at + 1, len(self.stages), stage.block or "the network", left)
-        for path in self.silent:
-            for name in self._of(path):
-                self._without_data(name, pruned, counts[name], done)
+        for name in self.silent:
+            self._without_data(name, pruned, counts[name], done)
         done.rows.sort(key=lambda row: list(self.targets).index(row["name"]))
         return done
 
@@ -135,7 +143,7 @@ class Calibration:
             moments = self._moments(stage, [p for g in stage.groups for p in g], streams, both=False)
             for name, found in moments.items():
                 rows = as_rows(self.model.get_parameter(name).detach(), self.targets[name], found.groups)
-                centred = bias_of(self.model, name, self.targets[name]) is not None
+                centred = bias_of(self.model, self.uses[name]) is not None
                 damping = damping_of(self.settings.damping, rows, found, lambda: share, centred=centred)
                 look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))], damping)
             streams.passed(stage)
@@ -155,7 +163,7 @@ class Calibration:
     def _operate(self, name: str, found: Moments, pruned: nn.Module, count: int, done: Done) -> None:
         facts, weight = self.targets[name], pruned.get_parameter(name)
         rows = as_rows(weight.detach(), facts, found.groups)
-        bias = bias_of(pruned, name, facts)
+        bias = bias_of(pruned, self.uses[name])
         s = self.settings
         published = s.solver in CONTROLS or (s.solver == "columns" and not s.refit)  # these leave biases as they are
         centred = bias is not None and not published  # else the bias takes up the mean
@@ -197,13 +205,16 @@ class Calibration:
             return {}
         generator = torch.Generator().manual_seed(self.settings.seed)
         found: dict[str, Moments] = {}
+        names = {name for path in paths for name in self._of(path)}
+        uses = [use for name in self.targets if name in names for use in self.uses[name]]
+        heard = [path for path in paths_of(uses) if path in self.calls]
         for place in range(len(self.batches)):
             now: dict[str, list[Tensor]] = {}
             before: dict[str, list[Tensor]] = {}
-            streams.now.listen(stage, paths, noting(now), self.calls, place)
+            streams.now.listen(stage, heard, noting(now, self.owner), self.calls, place)
             if both:
-                streams.dense.listen(stage, paths, noting(before), self.calls, place)
-            now = {name: calls for name, calls in now.items() if name in self.targets}
+                streams.dense.listen(stage, heard, noting(before, self.owner), self.calls, place)
+            now = {name: calls for name, calls in now.items() if name in names}
             fresh = {name: calls for name, calls in now.items() if name not in found}
             found |= shared_moments(fresh, split=self.settings.damping == HELD_OUT)
             one_of = {found[name]: name for name in reversed(now)}  # of those that are multiplied with the same

@@ -21,12 +21,19 @@ from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
 from secateur.task import Task
+from secateur.ties import paths_of
 
 __all__ = ["importance_of"]
 
 
 def importance_of(
-    model: nn.Module, targets: Mapping[str, LayerFacts], task: Task, batches: Sequence[Any], *, seed: int = 0
+    model: nn.Module,
+    targets: Mapping[str, LayerFacts],
+    task: Task,
+    batches: Sequence[Any],
+    *,
+    seed: int = 0,
+    uses: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Tensor]:
     """``[rows]`` for every parameter in ``targets``, summed over batches; the model is left as it was.
 
@@ -36,8 +43,10 @@ def importance_of(
         task: its loss, where it has one.
         batches: what the network is run on.
         seed: of the projections.
+        uses: for each parameter the names under which layers hold it, where several share it (`secateur.ties`); all of them are summed.
     """
-    paths = {facts.module for facts in targets.values()}
+    layers = {name: paths_of((uses or {}).get(name, (name,))) for name in targets}
+    paths = {path for found in layers.values() for path in found}
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     with _noted(model, paths) as outs:
@@ -51,7 +60,10 @@ def importance_of(
                     squares = _by_row(model.get_submodule(path), gradient.double())
                     sums[path] = sums[path] + squares if path in sums else squares
             outs.clear()
-    return {name: _fitting(model, name, facts, sums) for name, facts in targets.items()}
+    return {
+        name: _fitting(model, name, facts, [_of(path, sums) for path in layers[name]])
+        for name, facts in targets.items()
+    }
 
 
 @contextmanager
@@ -122,12 +134,13 @@ def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(dim, 0).flatten(1).square().sum(1)
 
 
-def _fitting(model: nn.Module, name: str, facts: LayerFacts, sums: Mapping[str, Tensor]) -> Tensor:
+def _of(path: str, sums: Mapping[str, Tensor]) -> Tensor | None:
+    """Of a layer, or of the attention whose out-projection it is; None where neither was called."""
+    return sums.get(path, sums.get(path.rpartition(".")[0]))
+
+
+def _fitting(model: nn.Module, name: str, facts: LayerFacts, sums: Sequence[Tensor | None]) -> Tensor:
     rows = facts.canonical(model.get_parameter(name).detach()).shape[0]
-    found = sums.get(facts.module)
-    if found is None:
-        parent = facts.module.rpartition(".")[0]  # an out-projection inside attention
-        found = sums.get(parent, torch.ones(1, dtype=torch.float64))
-    if len(found) != rows:
-        found = found.mean().expand(rows)
-    return found.clamp_min(1e-12 * float(found.max()) or 1e-300)
+    known = [found if len(found) == rows else found.mean().expand(rows) for found in sums if found is not None]
+    total = torch.stack(known).sum(0) if known else torch.ones(rows, dtype=torch.float64)
+    return total.clamp_min(1e-12 * float(total.max()) or 1e-300)

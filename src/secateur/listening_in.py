@@ -15,7 +15,6 @@ from secateur.surgery import Operation
 from secateur.targets import Ignore, find_targets
 
 __all__ = [
-    "bias_of",
     "bias_step",
     "chosen_places",
     "imitated",
@@ -45,12 +44,14 @@ def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dic
     return found
 
 
-def noting(into: dict[str, list[Tensor]]) -> Callable[[str, Mapping[str, Tensor]], None]:
-    """Write down what layers take in, by parameter."""
+def noting(into: dict[str, list[Tensor]], owner: Mapping[str, str]) -> Callable[[str, Mapping[str, Tensor]], None]:
+    """Write down what layers take in, by the parameter that ``owner`` has for the name under which they hold it."""
 
     def note(path: str, feeds: Mapping[str, Tensor]) -> None:
         for attribute, x in feeds.items():
-            into.setdefault(f"{path}.{attribute}".lstrip("."), []).append(x)
+            held = f"{path}.{attribute}".lstrip(".")
+            if held in owner:
+                into.setdefault(owner[held], []).append(x)
 
     return note
 
@@ -87,14 +88,6 @@ def imitated(rows: Tensor, crossed: Tensor, hessian: Tensor, damping: float) -> 
         if not failed:
             return torch.cholesky_solve((w @ c).t(), factor).t().to(rows.dtype)
         added *= 9
-
-
-def bias_of(model: nn.Module, name: str, facts: LayerFacts) -> Tensor | None:
-    """The bias that takes up the mean, where one bias belongs to the weight ``name`` alone."""
-    module = model.get_submodule(facts.module)
-    bias = getattr(module, "bias", None)
-    plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and name.rpartition(".")[2] == "weight"
-    return bias if plain and isinstance(bias, Tensor) else None
 
 
 def bias_step(found: Moments, before: Tensor, after: Tensor) -> Tensor:

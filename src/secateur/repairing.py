@@ -19,7 +19,8 @@ from secateur.facts import LayerFacts
 from secateur.gates import Place, read_by
 from secateur.masks import Masks
 from secateur.solvers.least_squares import Correction, Moments, correction
-from secateur.streaming import Convoy, Stage, Stream, stages_of
+from secateur.staging import Stage, stages_of
+from secateur.streaming import Convoy, Stream
 from secateur.task import Task
 
 __all__ = ["Fit", "Refitted", "repair_"]

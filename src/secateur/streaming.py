@@ -1,10 +1,6 @@
-"""Calibration data flowing through a network stage by stage, so that no more than a stage is ever run or listened to at a time.
+"""Calibration data flowing through a network stage by stage (`secateur.staging`), so that no more than one is ever run at a time.
 
-    head    what runs before the chain        the network, stopped at the first block
-    blocks  one stage each                    the block alone, on what the one before gave
-    tail    what runs after the chain         the network whole
-
-A network without a chain is one stage. What a stage takes in is kept for every batch; when its weights have changed, `advance` runs it
+What a stage takes in is kept for every batch; when its weights have changed, `advance` runs it
 once more and hands its outputs to the next.
 """
 
@@ -12,36 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, final
+from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.activations import run_batch, run_hooked
-from secateur.chains import first_of, version_of
+from secateur.activations import run_batch
+from secateur.chains import first_of
 from secateur.examples import leaving_no_trace
 from secateur.inflow import listening_to
+from secateur.staging import Stage
 from secateur.task import Task
 
-__all__ = ["Convoy", "Stage", "Stream", "stages_of"]
+__all__ = ["Convoy", "Stream"]
 
 Listener = Callable[[str, Any], None]
-Source = tuple[int, int]  # which tensor, and how often it was changed in place
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A piece of the network and the layers in it that are pruned, in the order in which they run.
-
-    Args:
-        block: its path, "" for the whole network.
-        groups: paths of layers; those that take in the same tensor stand together.
-        last: whether the network runs to its end for it.
-    """
-
-    block: str
-    groups: tuple[tuple[str, ...], ...]
-    last: bool = False
 
 
 class _Enough(Exception):
@@ -179,65 +159,3 @@ class Convoy:
 def _stopping() -> Iterator[None]:
     with suppress(_Enough):
         yield
-
-
-def stages_of(
-    model: nn.Module, paths: Sequence[str], chain: Sequence[str], batches: Sequence[Any], task: Task | None
-) -> tuple[list[Stage], dict[str, int]]:
-    """The stages of ``model`` and how often each layer is called: it is run whole on the first batch, and on others for layers that it missed.
-
-    Args:
-        model: the network.
-        paths: of the layers that are pruned.
-        chain: of its blocks.
-        batches: what it is run on.
-        task: says how.
-    """
-    calls: dict[str, int] = {}
-    seen: list[tuple[str, Source]] = []
-    for batch in batches:
-        missed = [path for path in paths if path not in calls]
-        if missed:
-            fresh = _heard(model, missed, batch, task)
-            seen += fresh
-            for path, _ in fresh:
-                calls[path] = calls.get(path, 0) + 1
-    return _arranged(seen, chain), calls
-
-
-def _heard(model: nn.Module, paths: Sequence[str], batch: Any, task: Task | None) -> list[tuple[str, Source]]:
-    """Which of the layers run on a batch, in order, and on what."""
-    seen: list[tuple[str, Source]] = []
-    alive: list[Any] = []
-
-    def note(module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        inner = getattr(module, "out_proj", None)
-        alive.append(first)
-        seen.append((modules[module], (id(first), version_of(first))))
-        if isinstance(inner, nn.Module) and inner in modules:
-            seen.append((modules[inner], (-len(seen), 0)))
-
-    modules = {model.get_submodule(path): path for path in paths}
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
-    run_hooked(model, batch, task, handles)
-    return seen
-
-
-def _arranged(seen: list[tuple[str, Source]], chain: Sequence[str]) -> list[Stage]:
-    def link_of(path: str) -> str:
-        return next((link for link in chain if path == link or path.startswith(f"{link}.")), "")
-
-    groups: dict[tuple[str, Source], list[str]] = {}
-    for path, source in seen:
-        if not any(path in group for group in groups.values()):
-            groups.setdefault((link_of(path), source), []).append(path)
-    order = [path for path, _ in seen]
-    begins = next((at for at, path in enumerate(order) if link_of(path)), len(order))
-    head = [tuple(g) for (link, _), g in groups.items() if not link and order.index(g[0]) < begins]
-    tail = [tuple(g) for (link, _), g in groups.items() if not link and order.index(g[0]) >= begins]
-    stages = [Stage(block="", groups=tuple(head))] if head else []
-    stages += [
-        Stage(block=link, groups=tuple(tuple(g) for (own, _), g in groups.items() if own == link)) for link in chain
-    ]
-    return stages + ([Stage(block="", groups=tuple(tail), last=True)] if tail else [])

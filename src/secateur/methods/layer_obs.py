@@ -209,7 +209,8 @@ class LayerObs:
         return self.granularity.pool(scores)
 
     def _bound(self, model: nn.Module, pruned: nn.Module, calibration: Calibration, done: Done) -> None:
-        if self.targets != "dense" and not self.tune:
+        shared = any(len(uses) > 1 for uses in calibration.uses.values())
+        if self.targets != "dense" and not self.tune and not shared:
             apart = self.targets == "apart"
             done.bound = bound_of(
                 model,
