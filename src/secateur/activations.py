@@ -12,6 +12,7 @@ from secateur.errors import NeedsTask
 from secateur.examples import Example, device_of, leaving_no_trace
 from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
+from secateur.renewing import renewed
 from secateur.task import Task
 
 __all__ = ["at_random", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch", "run_hooked"]
@@ -24,7 +25,8 @@ def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
         return
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
-    model(*example.args, **example.kwargs)
+    args, kwargs = renewed((example.args, example.kwargs), model)
+    model(*args, **kwargs)
 
 
 def run_hooked(model: nn.Module, batch: Any, task: Task | None, hooks: Iterable[RemovableHandle]) -> None:

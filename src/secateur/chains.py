@@ -5,7 +5,7 @@ A chain is what a network can be pruned along without ever running it whole: tra
 first input of the next, unchanged, and everything else that they are given is the same for all.
 
 Code can do more between blocks than tensors show: change one in place, set an attribute on a block, run under autocast. So a chain is tried
-before it is used (`sound_chain`): run alone, it must give what it gave inside the network.
+before it is used (`sound_chain`): run alone, it must give what it gave inside the network, with the caches that it is given as they were.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from secateur.activations import run_hooked
 from secateur.errors import UnknownName
 from secateur.examples import leaving_no_trace
+from secateur.renewing import opaque, renewed
 from secateur.task import Task
 
 __all__ = ["chain_of", "first_of", "named_chain", "sound_chain", "version_of"]
@@ -114,7 +115,8 @@ def _through(
     def before(path: str, args: Any, kwargs: Any) -> None:
         order.append(path)
         if path == chain[0]:
-            kept.extend(tree_map(_copied, (tuple(args), dict(kwargs))))
+            given = renewed((tuple(args), dict(kwargs)), model)
+            kept.extend(tree_map(_copied, given, is_leaf=opaque))
 
     def after(out: Any) -> None:
         first = first_of(out)
@@ -139,8 +141,9 @@ def _replays(
     try:
         for path in chain:
             block = model.get_submodule(path)
+            own, named = renewed((flow, kwargs), model)
             with leaving_no_trace(block):
-                out = first_of(block(*flow, **kwargs))
+                out = first_of(block(*own, **named))
             if out is None:
                 return False
             flow = (out, *flow[1:])
@@ -208,7 +211,7 @@ def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
             calls[module].times += 1
             return
         first = args[0] if args and isinstance(args[0], Tensor) else None
-        rest = [*args[1:], *tree_leaves(kwargs)]
+        rest = [*args[1:], *tree_leaves(kwargs, is_leaf=opaque)]
         calls[module] = _Call(paths[module], first, rest, starts=version_of(first))
 
     def after(module: nn.Module, _args: Any, out: Any) -> None:

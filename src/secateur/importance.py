@@ -20,6 +20,7 @@ from secateur.errors import BadCalibration, NeedsTask
 from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
+from secateur.renewing import renewed
 from secateur.task import Task
 from secateur.ties import paths_of
 
@@ -107,7 +108,8 @@ def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator)
         return task.needs_loss("the weighing of errors")(model, fresh(batch))
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
-    given = [leaf for leaf in tree_leaves(model(*example.args, **example.kwargs)) if isinstance(leaf, Tensor)]
+    args, kwargs = renewed((example.args, example.kwargs), model)
+    given = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in given if leaf.is_floating_point()]
     return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
 

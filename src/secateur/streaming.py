@@ -16,6 +16,7 @@ from secateur.activations import run_batch
 from secateur.chains import first_of
 from secateur.examples import leaving_no_trace
 from secateur.inflow import listening_to
+from secateur.renewing import renewed
 from secateur.staging import Stage
 from secateur.task import Task
 
@@ -51,7 +52,7 @@ class Stream:
         first = self.model.get_submodule(self.chain[0])
 
         def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self.held.append((tuple(args), dict(kwargs)))
+            self.held.append(renewed((tuple(args), dict(kwargs)), self.model))
             raise _Enough
 
         handle = first.register_forward_pre_hook(keep, with_kwargs=True)
@@ -70,11 +71,11 @@ class Stream:
             found = self.held[place]
             if found is None:
                 continue
-            args, kwargs = found
+            args, kwargs = renewed(found, self.model)
             with leaving_no_trace(module):
                 out = first_of(module(*args, **kwargs))
             assert isinstance(out, Tensor)
-            self.held[place] = ((out, *args[1:]), kwargs)
+            self.held[place] = ((out, *found[0][1:]), found[1])
 
     def listen(self, stage: Stage, paths: Sequence[str], tell: Listener, calls: dict[str, int], place: int) -> None:
         """Run ``stage`` on batch ``place`` and tell what the layers ``paths`` take in; stop when each was called as often as ``calls`` says."""
@@ -121,7 +122,7 @@ class Stream:
             found = self.held[place]
             if found is None:
                 return None
-            args, kwargs = found
+            args, kwargs = renewed(found, self.model)
             return self.model.get_submodule(stage.block)(*args, **kwargs)
         return run_batch(self.model, self.batches[place], self.task)
 
