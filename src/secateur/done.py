@@ -1,11 +1,35 @@
-"""What came of a layer-wise run: masks, a row of errors for each parameter, tuned blocks, and what the reader should know of them."""
+"""What came of one layer under the knife, and of a whole run: masks, errors, tuned blocks, and what the reader should know of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor
 
-__all__ = ["Done"]
+__all__ = ["Done", "Operation"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What became of one parameter.
+
+    Args:
+        weights, mask: ``[groups, rows, features]``.
+        predicted: the rise of the damped quadratic by the steps that were taken, before the joint solve; per sample, summed over outputs.
+        refitted: the same after the joint solve.
+        measured: ``tr(D H D^T)`` against the weights that were imitated, without damping.
+        energy: ``tr(W H W^T)``, for proportion.
+        notes: what the reader should know.
+    """
+
+    weights: Tensor
+    mask: Tensor
+    predicted: float
+    refitted: float
+    measured: float
+    energy: float
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from secateur.facts import LayerFacts
 from secateur.inflow import takes_part
 from secateur.layers import facts_of
 from secateur.moments import Moments
-from secateur.surgery import Operation
+from secateur.outcomes import Operation
 from secateur.targets import Ignore, find_targets
 
 __all__ = [

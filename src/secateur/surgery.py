@@ -1,16 +1,16 @@
 """One layer under the knife: choose what leaves, let the rest make up for it, and say what it costs by the quadratic and in fact.
 
 solvers   columns   column by column (SparseGPT), then the joint solve on the support
-exact     greedy row by row (OBC), then the same
+exact     greedy row by row (OBC), whose own steps end at the joint solve
 split     a support by splitting (ALPS), from the one of "columns", then the same
 scores    w^2 / [H^-1]_qq ranked once (Dong et al. 2017, eq. 9), then the same
 activation  |w| * rms of the input (Wanda), nothing moves
 magnitude, random   controls, nothing moves
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from secateur.facts import LayerFacts
 from secateur.granularities.pattern import Pattern
 from secateur.granularities.unstructured import Unstructured
 from secateur.inflow import as_rows, from_rows
+from secateur.outcomes import Operation
 from secateur.planning import select
 from secateur.protocols import Granularity
 from secateur.quadratic import Damped, chosen_by, damp, inverse, rise
@@ -29,7 +30,7 @@ from secateur.solvers.column_obs import ColumnChoice, column_obs
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_on_support
 
-__all__ = ["CONTROLS", "SOLVERS", "Operation", "Quota", "operate"]
+__all__ = ["CONTROLS", "SOLVERS", "Quota", "operate", "refits"]
 
 SOLVERS = ("columns", "exact", "split", "scores", "activation", "magnitude", "random")
 _EXACTLY = 3e8  # weights times features up to which all is done in float64
@@ -80,29 +81,6 @@ class Quota:
         return None
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """What became of one parameter.
-
-    Args:
-        weights, mask: ``[groups, rows, features]``.
-        predicted: the rise of the damped quadratic by the steps that were taken, before the joint solve; per sample, summed over outputs.
-        refitted: the same after the joint solve.
-        measured: ``tr(D H D^T)`` against the weights that were imitated, without damping.
-        energy: ``tr(W H W^T)``, for proportion.
-        notes: what the reader should know.
-    """
-
-    weights: Tensor
-    mask: Tensor
-    predicted: float
-    refitted: float
-    measured: float
-    energy: float
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
 def operate(
     weights: Tensor,
     hessians: list[Tensor],
@@ -122,7 +100,7 @@ def operate(
         hessians: one for each group, ``[features, features]``.
         quota: how much stays.
         solver: one of `SOLVERS`.
-        refit: whether survivors are solved for jointly in the end.
+        refit: whether survivors are solved for jointly in the end; "exact" does so anyway.
         damping: a fraction of each Hessian's mean diagonal.
         block: columns that the solver "columns" decides together.
         generator: for "random".
@@ -146,11 +124,12 @@ def operate(
     else:
         mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
     refitted = predicted
-    if refit and solver not in CONTROLS:
+    if refits(solver, refit=refit):
         moved = torch.stack(
             [refit_on_support(a, d.matrix, m, start=s) for a, d, m, s in zip(w, damped, mask, moved, strict=True)]
         )
         refitted = _total(w - moved, [d.matrix for d in damped])
+        predicted = refitted if solver == "exact" else predicted
     return Operation(
         weights=moved,
         mask=mask,
@@ -160,6 +139,11 @@ def operate(
         energy=_total(weights.to(kind), hessians),
         notes={"dead": sum(int(d.dead.sum()) for d in damped), "damping": [d.added for d in damped]},
     )
+
+
+def refits(solver: str, *, refit: bool) -> bool:
+    """Whether survivors end where a joint solve does: also by the steps of "exact", each of which moves all that are left of its row."""
+    return solver == "exact" or (refit and solver not in CONTROLS)
 
 
 def _total(delta: Tensor, hessians: list[Tensor]) -> float:

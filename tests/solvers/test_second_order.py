@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from oracles import greedy_surgery, restricted_least_squares
 from secateur.budget_of_errors import cheapest_levels, widths_of
 from secateur.errors import BadCalibration, OverBudget
+from secateur.facts import LayerFacts
+from secateur.granularities.unstructured import Unstructured
 from secateur.quadratic import chosen_by, damp, rise
 from secateur.solvers.admm_support import admm_support
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
@@ -16,6 +18,7 @@ from secateur.solvers.l0_regression import best_few, loss_of, solve_on_support
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_by_cholesky, refit_by_gradients
 from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
+from secateur.surgery import Quota, operate
 
 
 def problem(seed, rows=5, features=8, samples=40):
@@ -54,6 +57,17 @@ def test_greedy_removals_end_where_the_joint_solve_does():
     assert int(mask.sum()) == w.numel() - 17
     refitted = refit_by_cholesky(w, h, mask)
     assert rise(w - refitted, h) == pytest.approx(float(traces.curve()[16]), rel=1e-8)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_the_exact_solver_gives_the_weights_and_the_rise_of_its_own_steps(refit):
+    w, h = problem(1)
+    quota = Quota(name="w", facts=LayerFacts(), like=w, granularity=Unstructured(), count=w.numel() - 17)
+    done = operate(w[None], [h], quota, solver="exact", refit=refit, damping=0.0)
+    assert torch.equal(done.mask[0], row_traces(w, h).mask(17))
+    wanted = torch.stack([restricted_least_squares(row, h, m) for row, m in zip(w, done.mask[0], strict=True)])
+    torch.testing.assert_close(done.weights[0], wanted, rtol=1e-8, atol=1e-8)
+    assert done.predicted == done.refitted == pytest.approx(float(row_traces(w, h).curve()[16]), rel=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class LayerObs:
             and ``budget=`` find what each gets from the layers' errors by dynamic programming; ``scope="layer"`` takes the same of each.
         granularity: what leaves together.
         solver: "columns", "exact", "split", "scores", "activation", "magnitude" or "random"; see `secateur.surgery`.
-        refit: solve for all survivors of a layer jointly in the end.
+        refit: solve for all survivors of a layer jointly in the end; "exact" ends there anyway, and the last three move nothing.
         targets: what a pruned layer is to give: "own", "dense" or "apart".
         order: "layers": a layer takes in what the pruned layers before it in its block give; "blocks": what the dense block gives.
         damping: added to Hessians, as a fraction of the mean diagonal; "held_out": for each layer what does best on batches that its fit did
