@@ -389,3 +389,12 @@ def test_errors_are_the_measured_ones_where_biases_stay_as_they_are(solver):
     assert torch.equal(pruned.model.bias, layer.bias)
     true = (pruned.model(x) - layer(x)).detach().square().sum(1).mean().item()
     assert pruned.report.settings["layers"][0]["measured"] == pytest.approx(true, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("solver", "refit", "jointly"),
+    [("columns", True, True), ("columns", False, False), ("exact", False, True), ("magnitude", True, False)],
+)
+def test_the_receipt_says_a_joint_solve_only_where_there_was_one(solver, refit, jointly):
+    done = sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", solver=solver, refit=refit, task=task())
+    assert ("solved for jointly" in done.report.method) == jointly

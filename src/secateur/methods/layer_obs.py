@@ -39,7 +39,7 @@ from secateur.protocols import Allocation, Granularity
 from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.scores import Scores
-from secateur.surgery import SOLVERS
+from secateur.surgery import SOLVERS, refits
 from secateur.targets import Ignore, ignored_parameters, refuse_unfinite
 from secateur.task import Task
 from secateur.units import Units
@@ -240,7 +240,7 @@ class LayerObs:
 
     def _said(self, calibration: Calibration) -> str:
         labels = "labels weigh the errors of layers (Task.loss), nothing else" if calibration.labelled else "no labels"
-        refitted = ", survivors solved for jointly" if self.refit else ""
+        refitted = ", survivors solved for jointly" if refits(self.solver, refit=self.refit) else ""
         return (
             f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
             f"damping {self.damping}, {len(calibration.batches)} batches, {labels}"
