@@ -56,7 +56,8 @@ def bound_of(
     for path in reversed(layers):
         for kind in found:
             found[kind] += factors[kind] * max(off.get(path, 0.0), 0.0) ** 0.5
-        weight = (pruned if apart else dense).get_submodule(path).get_parameter("weight").detach().double()
+        layer: Any = (pruned if apart else dense).get_submodule(path)
+        weight = layer.weight.detach().double()  # also where it is computed and no parameter, as under weight norm
         factors["paper"] *= float(weight.norm())
         factors["spectral"] *= float(torch.linalg.matrix_norm(weight, 2))
     return found | {"measured": measured}

@@ -1,5 +1,6 @@
 """Small parts of layer-wise surgery: what can be operated on, who shares inputs, what is imitated, how the bias follows, what a receipt says of a layer."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,17 +26,28 @@ __all__ = [
 ]
 
 
+_STATED = re.compile(
+    r"weight_[ih]h_l\d+(_reverse)?"
+)  # not what one is made of under weight norm, such as weight_hh_l0_v
+
+
 def surgical_targets(model: nn.Module, ignore: Ignore | Iterable[Ignore]) -> dict[str, LayerFacts]:
     """The weights that are multiplied with something; look-up tables are left alone, also where a layer shares them.
+
+    So are weights that are computed for every call, by weight norm or spectral norm: they cannot be written to.
 
     Raises:
         NothingToPrune: there is none.
     """
-    tables = {id(m.get_parameter(a)) for m in model.modules() for a, f in facts_of(m).items() if f.kind == "embedding"}
+    tables = {
+        id(m._parameters.get(a)) for m in model.modules() for a, f in facts_of(m).items() if f.kind == "embedding"
+    }
     found = {
         name: facts
         for name, facts in find_targets(model, ignore=ignore).items()
-        if id(model.get_parameter(name)) not in tables and takes_part(model.get_submodule(facts.module))
+        if id(model.get_parameter(name)) not in tables
+        and takes_part(model.get_submodule(facts.module))
+        and not (facts.kind == "recurrent" and _STATED.fullmatch(name.rpartition(".")[2]) is None)
     }
     if not found:
         raise NothingToPrune(

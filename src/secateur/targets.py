@@ -177,6 +177,19 @@ def _why_nothing(model: nn.Module, known: dict[str, LayerFacts], ignored: set[st
             "the weights are parametrised (torch.nn.utils.parametrize), so they are computed and not stored: make them plain first "
             "with torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         )
+    norms = sorted(
+        {
+            type(h).__name__
+            for m in model.modules()
+            for h in m._forward_pre_hooks.values()
+            if hasattr(h, "compute_weight")
+        }
+    )
+    if norms:
+        return (
+            f"the weights are computed for every call by {' and '.join(norms)}, not stored: make them plain first with "
+            "torch.nn.utils.remove_weight_norm(module) or remove_spectral_norm(module)"
+        )
     if known and ignored:
         return f"all {len(known)} prunable parameters of {type(model).__name__} are excluded by ignore=: {', '.join(sorted(ignored)[:8])}"
     kinds = sorted({type(m).__name__ for m in model.modules() if next(m.parameters(recurse=False), None) is not None})

@@ -67,7 +67,9 @@ def _one_layer(
     """Inputs ``[samples, features]``, the states one step before ``[samples, features]``, and what comes out (as ``x`` is)."""
     width = module.hidden_size
     wide = x.data.shape[-1]
-    kind: Any = type(module)
+    kind: Any = next(
+        known for known in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, known)
+    )  # not a subclass of them
     options = {"nonlinearity": module.nonlinearity} if isinstance(module, nn.RNN) else {}
     small = kind(wide, width, bias=module.bias, batch_first=True, **options).to(x.data.device, x.data.dtype)
     with torch.no_grad():

@@ -7,9 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn import utils
 
 import secateur as sc
-from secateur.errors import BadCalibration, BadFile, BadScores, BadSparsity, NeedsTask, UnknownName
+from secateur.errors import BadCalibration, BadFile, BadScores, BadSparsity, NeedsTask, NothingToPrune, UnknownName
+
+NORMS = [
+    utils.weight_norm,
+    utils.spectral_norm,
+    utils.parametrizations.weight_norm,
+    utils.parametrizations.spectral_norm,
+]
 
 
 def net():
@@ -178,3 +186,43 @@ def test_settings_that_make_no_sense_are_named_before_anything_runs(method, opti
     ((name, value),) = option.items()
     with pytest.raises((BadSparsity, UnknownName), match=re.escape(f"{name}={value!r}")):
         sc.prune(net(), method, sparsity=0.5, task=sc.Task([torch.randn(8, 6)]), **option)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+def test_weights_that_are_computed_for_every_call_are_left_alone(norm):
+    model = net()
+    norm(model[0])
+    pruned = sc.prune(model, "layer_obs", sparsity=0.5, task=sc.Task([torch.randn(32, 6)]))
+    assert list(pruned.masks) == ["2.weight"]
+    bound = pruned.report.settings["bound"]
+    assert bound["measured"] == pytest.approx(bound["spectral"], rel=1e-5)  # of one layer, the last
+    assert any("Left alone" in note and "0." in note for note in pruned.report.notes)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+def test_so_are_tables_and_recurrent_weights(norm):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.reader = norm(nn.Embedding(10, 6)), norm(nn.GRU(6, 5, batch_first=True), "weight_hh_l0")
+            self.out = nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.out(self.reader(self.words(x))[0][:, -1])
+
+    torch.manual_seed(0)
+    tokens = list(torch.randint(0, 10, (2, 30, 4)))
+    pruned = sc.prune(Reader(), "layer_obs", sparsity=0.5, task=sc.Task(tokens))
+    assert set(pruned.masks) == {"reader.weight_ih_l0", "out.weight"}
+    assert all(row["measured"] > 0 for row in pruned.report.settings["layers"])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_where_all_are_computed_the_way_out_is_named():
+    task = sc.Task([torch.randn(32, 6)])
+    with pytest.raises(NothingToPrune, match=r"computed for every call by WeightNorm.*remove_weight_norm"):
+        sc.prune(utils.weight_norm(nn.Linear(6, 4)), "layer_obs", sparsity=0.5, task=task)
+    with pytest.raises(NothingToPrune, match="remove_parametrizations"):
+        sc.prune(utils.parametrizations.weight_norm(nn.Linear(6, 4)), "layer_obs", sparsity=0.5, task=task)
