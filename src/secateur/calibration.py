@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.block_tuning import Tuning, tune_
-from secateur.chains import named_chain, sound_chain
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.holdout import HELD_OUT, damping_of
@@ -23,7 +22,12 @@ from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
+<<<<<<< HEAD
 from secateur.done import Done
+=======
+from secateur.named_blocks import chosen_chain
+from secateur.outcomes import Done
+>>>>>>> d0549fe (Blocks that a user names are tried before they are used)
 from secateur.protocols import Granularity
 from secateur.staging import Stage, stages_of
 from secateur.streaming import Convoy, Stream
@@ -66,7 +70,7 @@ class Calibration:
         self.uses = uses_of(model, targets)
         self.owner = {use: name for name, uses in self.uses.items() for use in uses}
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
-        self.chain = named_chain(model, settings.blocks) if settings.blocks else sound_chain(model, self.batches, task)
+        self.chain = chosen_chain(model, settings.blocks, self.batches, task)
         families = {path: paths_of([use for name in self._of(path) for use in self.uses[name]]) for path in self.paths}
         self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task, families=families)
         staged = [path for stage in self.stages for group in stage.groups for path in group]

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.activations import run_hooked
-from secateur.errors import UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.renewing import opaque, renewed
 from secateur.task import Task
 
-__all__ = ["chain_of", "first_of", "named_chain", "sound_chain", "version_of"]
+__all__ = ["candidates", "chain_of", "first_of", "replays", "sound_chain", "through", "version_of"]
 
 _TRIED = 8  # batches on which a chain is tried at most, the first and the last among them
 
@@ -62,27 +61,6 @@ def chain_of(model: nn.Module, batch: Any, task: Task | None = None) -> list[str
     return [call.path for call in best] if len(best) > 1 else []
 
 
-def named_chain(model: nn.Module, paths: Sequence[str]) -> list[str]:
-    """The paths of blocks that a user names.
-
-    Raises:
-        UnknownName: there is no such block, or one lies inside another.
-    """
-    known = {path for path, _ in model.named_modules()} - {""}
-    for path in paths:
-        if path not in known:
-            some = ", ".join(sorted(_path for _path, _ in _candidates(model))[:4]) or ", ".join(sorted(known)[:4])
-            raise UnknownName(
-                f"blocks= names {path!r}, but {type(model).__name__} has no such module; it has {some}, ..."
-            )
-    inside = [one for one in paths for other in paths if one.startswith(f"{other}.")]
-    if inside or len(set(paths)) < len(paths):
-        raise UnknownName(
-            f"blocks= names {inside[0] if inside else 'a block'!r} twice, alone or inside another block: name each once, in running order"
-        )
-    return list(paths)
-
-
 def version_of(value: Any) -> int:
     """How often a tensor was changed in place; 0 where torch does not count (inference mode)."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
@@ -102,11 +80,11 @@ def sound_chain(model: nn.Module, batches: Sequence[Any], task: Task | None = No
     step = max(1, -(-(len(batches) - 1) // (_TRIED - 1)))
     tried = [*batches[:-1:step], batches[-1]]
     # all of them before the first is run again: blocks may hold a state that the last batch left
-    seen = [_through(model, chain, batch, task) for batch in tried]
-    return chain if all(found is not None and _replays(model, chain, *found) for found in seen) else []
+    seen = [through(model, chain, batch, task) for batch in tried]
+    return chain if all(found is not None and replays(model, chain, *found) for found in seen) else []
 
 
-def _through(
+def through(
     model: nn.Module, chain: Sequence[str], batch: Any, task: Task | None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor] | None:
     """What the first block takes in and the last one gives, as copies; None where the blocks do not run once each, in order."""
@@ -132,10 +110,16 @@ def _through(
     return (kept[0], kept[1], kept[2]) if order == list(chain) and kept[2] is not None else None
 
 
-def _replays(
-    model: nn.Module, chain: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any], last: Tensor
+def replays(
+    model: nn.Module,
+    chain: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    last: Tensor,
+    *,
+    read_only: bool = True,
 ) -> bool:
-    """Whether the blocks alone give the same, and leave what they are given as it is."""
+    """Whether the blocks alone give the same, and with ``read_only`` leave what they are given as it is."""
     versions = [version_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     flow = args
     try:
@@ -151,7 +135,7 @@ def _replays(
         return False
     untouched = versions == [version_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     out = flow[0]
-    return untouched and out.shape == last.shape and out.dtype == last.dtype and _close(out, last)
+    return (untouched or not read_only) and out.shape == last.shape and out.dtype == last.dtype and _close(out, last)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
@@ -188,8 +172,8 @@ def _same(one: Any, other: Any) -> bool:
         return False
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Children of lists and sequences; of a sequence in a sequence its items. Not what lies inside a candidate."""
+def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that may be blocks, with their paths: children of lists and sequences; of a sequence in a sequence its items. Not what lies inside a candidate."""
 
     def walk(path: str, module: nn.Module, *, inside: bool) -> Iterator[tuple[str, nn.Module]]:
         is_list = type(module) in (nn.Sequential, nn.ModuleList)
@@ -204,7 +188,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _listen(model: nn.Module, batch: Any, task: Task | None) -> list[_Call]:
     calls: dict[nn.Module, _Call] = {}
-    paths = {module: path for path, module in _candidates(model)}
+    paths = {module: path for path, module in candidates(model)}
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         if module in calls:

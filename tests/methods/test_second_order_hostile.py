@@ -261,6 +261,22 @@ def test_a_head_that_is_a_look_up_table_too_stays_whichever_comes_first():
     assert list(sc.prune(Tied(), "layer_obs", sparsity=0.5, task=task).masks) == ["mid.weight"]
 
 
+def test_named_blocks_that_are_no_chain_are_refused():
+    def named(*blocks, model=None):
+        sc.prune(model or net(), "layer_obs", sparsity=0.5, blocks=blocks, task=plain(32, 16))
+
+    named("0", "1", "2")
+    with pytest.raises(
+        UnknownName, match=r"\('2', '0'\) are not in the order in which they run; Sequential runs '0', '2'"
+    ):
+        named("2", "0")
+    with pytest.raises(UnknownName, match=r"\('0', '2'\), run alone.*something runs between two of them"):
+        named("0", "2")
+    one = nn.Linear(16, 16)
+    with pytest.raises(UnknownName, match="'0' runs several times; Sequential runs '0', '2', '0'"):
+        named("0", "2", model=nn.Sequential(one, nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), one))
+
+
 def test_words_that_have_no_say_are_refused():
     task, x = plain(32, 16), torch.zeros(1, 16)
     with pytest.raises(UnknownName, match="blocks= names 'nope'"):
