@@ -22,12 +22,8 @@ from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
-<<<<<<< HEAD
 from secateur.done import Done
-=======
 from secateur.named_blocks import chosen_chain
-from secateur.outcomes import Done
->>>>>>> d0549fe (Blocks that a user names are tried before they are used)
 from secateur.protocols import Granularity
 from secateur.staging import Stage, stages_of
 from secateur.streaming import Convoy, Stream

@@ -7,7 +7,16 @@ from numbers import Integral, Real
 
 from secateur.errors import BadSparsity, UnknownName
 
-__all__ = ["check_choice", "check_number", "check_sparsity", "kept_of", "lookup_per_layer", "share_out"]
+__all__ = [
+    "check_choice",
+    "check_number",
+    "check_progress",
+    "check_seed",
+    "check_sparsity",
+    "kept_of",
+    "lookup_per_layer",
+    "share_out",
+]
 
 
 def check_sparsity(sparsity: float, what: str = "sparsity") -> float:
@@ -52,6 +61,32 @@ def check_number(name: str, value: object, least: float, *, whole: bool = False,
         kind = "a whole number" if whole else "a number"
         raise BadSparsity(
             f"{name}={value!r} makes no sense: it is {kind} {f'above {least:g}' if above else f'of {least:g} or more'}"
+        )
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what torch does not take for the seed of a generator.
+
+    >>> check_seed(1.5)
+    Traceback (most recent call last):
+    secateur.errors.UnknownName: seed=1.5 seeds nothing: it is a whole number (an int), such as seed=0
+
+    Raises:
+        UnknownName: it is no whole number of 64 bits.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -(1 << 63) <= seed < 1 << 64:
+        raise UnknownName(f"seed={seed!r} seeds nothing: it is a whole number (an int), such as seed=0")
+
+
+def check_progress(progress: object) -> None:
+    """Refuse what cannot be told how far a run is.
+
+    Raises:
+        UnknownName: it cannot be called.
+    """
+    if progress is not None and not callable(progress):
+        raise UnknownName(
+            f"progress={progress!r} cannot be called: pass a function that is told (done, all, what, seconds left), such as progress=print"
         )
 
 

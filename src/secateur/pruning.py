@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.amounts import Amount
+from secateur.counting import check_seed
 from secateur.criteria.magnitude import Magnitude
 from secateur.errors import BadSparsity, OverBudget, UnknownName
 from secateur.limits import check_words
@@ -91,6 +92,7 @@ def prune(
     25
     """
     check_words(model, budget)
+    check_seed(seed)
     own = _own(method, granularity)
     if own is not None and include_bias is not None and hasattr(own, "include_bias"):
         options["include_bias"] = include_bias

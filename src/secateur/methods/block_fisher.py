@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from secateur.allocations.global_ import Global
 from secateur.class_axis import check_classes
 from secateur.controls import controls_of
-from secateur.counting import check_choice, check_number
+from secateur.counting import check_choice, check_number, check_seed
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
@@ -82,6 +82,7 @@ class BlockFisher:
     clocked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_choice("solver", self.solver, SOLVERS)
         check_choice("curvature", self.curvature, CURVATURES)
         check_classes(self.classes)

@@ -23,7 +23,7 @@ from secateur.allocations.priced import Priced
 from secateur.block_tuning import Tuning
 from secateur.calibration import Calibration, Settings
 from secateur.controls import controls_of
-from secateur.counting import check_choice, check_number
+from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
@@ -99,6 +99,8 @@ class LayerObs:
     clocked: ClassVar[bool] = True  # and keeps budgets in the engine's time with it
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_progress(self.progress)
         yes_no = (True, False)
         known = {"solver": SOLVERS, "targets": TARGETS, "order": ("layers", "blocks"), "refit": yes_no, "norms": yes_no}
         for name, words in known.items():

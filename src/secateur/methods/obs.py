@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from secateur.allocations.global_ import Global
 from secateur.class_axis import check_classes
 from secateur.controls import controls_of
-from secateur.counting import check_choice, check_number
+from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.errors import BadSparsity, NeedsTask, WrongModel
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
@@ -84,6 +84,8 @@ class Obs:
     may_empty: ClassVar[bool] = True  # `secateur.prune` keeps no unit in every layer that the user did not ask for
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_progress(self.progress)
         if self.granularity != Unstructured():
             raise BadSparsity(
                 "the surgeon takes out single weights: granularity='unstructured'; for patterns use 'layer_obs'"
