@@ -1,6 +1,7 @@
 """What flows through a network on calibration data: the inputs of its layers, batch by batch, without labels or gradients."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from secateur.protocols import Targets
 from secateur.renewing import renewed
 from secateur.task import Task
 
-__all__ = ["at_random", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch", "run_hooked"]
+__all__ = ["at_random", "called", "columns_of", "each_flow", "fresh", "matrix_of", "run_batch", "run_hooked"]
 
 
 def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
@@ -23,10 +24,42 @@ def run_batch(model: nn.Module, batch: Any, task: Task | None = None) -> None:
     if task is not None and task.loss is not None:
         task.loss(model, fresh(batch))
         return
+    called(model, batch)
+
+
+def called(model: nn.Module, batch: Any) -> Any:
+    """What a model gives for a batch by itself: for its first entry, where it is a tuple or a list, for it is (inputs, labels) then.
+
+    Raises:
+        NeedsTask: the model takes more than that.
+    """
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     args, kwargs = renewed((example.args, example.kwargs), model)
-    model(*args, **kwargs)
+    try:
+        return model(*args, **kwargs)
+    except TypeError as error:
+        signature = _unfitting(model, args, kwargs)
+        if signature is None:
+            raise
+        what = f"the first entry of a batch of {len(batch)}" if first is not batch else "a batch"
+        raise NeedsTask(
+            f"{type(model).__name__}.forward{signature} does not run on {what} alone ({error}); a tuple or list means (inputs, labels), of which the "
+            "first is run. Pass dicts of its inputs as batches, or Task(batches, loss=lambda model, batch: ...), which calls the model itself"
+        ) from error
+
+
+def _unfitting(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.Signature | None:
+    """What the model takes, where it is something else; None where it is this, or does not say."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return signature.replace(return_annotation=inspect.Signature.empty)
+    return None
 
 
 def run_hooked(model: nn.Module, batch: Any, task: Task | None, hooks: Iterable[RemovableHandle]) -> None:

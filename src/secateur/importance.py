@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
-from secateur.activations import fresh
+from secateur.activations import called, fresh
 from secateur.errors import BadCalibration, NeedsTask
-from secateur.examples import Example, device_of
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
-from secateur.renewing import renewed
 from secateur.task import Task
 from secateur.ties import paths_of
 
@@ -106,10 +104,7 @@ def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, T
 def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
     if task.loss is not None:
         return task.needs_loss("the weighing of errors")(model, fresh(batch))
-    first = batch[0] if isinstance(batch, tuple | list) else batch
-    example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
-    args, kwargs = renewed((example.args, example.kwargs), model)
-    given = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+    given = [leaf for leaf in tree_leaves(called(model, batch)) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in given if leaf.is_floating_point()]
     return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
 

@@ -233,3 +233,34 @@ def test_where_all_are_computed_the_way_out_is_named():
         sc.prune(utils.weight_norm(nn.Linear(6, 4)), "layer_obs", sparsity=0.5, task=task)
     with pytest.raises(NothingToPrune, match="remove_parametrizations"):
         sc.prune(utils.parametrizations.weight_norm(nn.Linear(6, 4)), "layer_obs", sparsity=0.5, task=task)
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda x, y: (x, y), lambda x, y: [x, y], lambda x, _: x], ids=["tuple", "list", "tensor"]
+)
+def test_a_model_of_two_inputs_is_told_what_a_tuple_means(pack):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x, y):
+            return self.a(x) * self.b(y)
+
+    torch.manual_seed(0)
+    pairs = [(torch.randn(16, 6), torch.randn(16, 6)) for _ in range(2)]
+    words = r"Two\.forward\(x, y\) does not run on .* alone .*\(inputs, labels\).*dicts of its inputs.*loss="
+    with pytest.raises(NeedsTask, match=words):
+        sc.prune(Two(), "layer_obs", sparsity=0.5, task=sc.Task([pack(x, y) for x, y in pairs]))
+    named = [{"x": x, "y": y} for x, y in pairs]
+    assert sc.prune(Two(), "layer_obs", sparsity=0.5, task=sc.Task(named)).masks.sparsity == 0.5
+    with pytest.raises(TypeError, match="unsupported operand"):  # of the model's own
+        sc.prune(Broken(), "layer_obs", sparsity=0.5, task=sc.Task(pairs))
+
+
+class Broken(nn.Linear):
+    def __init__(self):
+        super().__init__(6, 4)
+
+    def forward(self, x):
+        return super().forward(x) + "1"
