@@ -147,7 +147,8 @@ def refits(solver: str, *, refit: bool) -> bool:
 
 
 def _total(delta: Tensor, hessians: list[Tensor]) -> float:
-    return sum(rise(d, h) for d, h in zip(delta, hessians, strict=True))
+    """A mean of squares, so never below zero, where what is next to nothing drowns in the rounding of a Hessian without full rank."""
+    return max(sum(rise(d, h) for d, h in zip(delta, hessians, strict=True)), 0.0)
 
 
 def _plain(solver: str, w: Tensor, hessians: list[Tensor], generator: torch.Generator | None) -> Tensor:

@@ -398,3 +398,12 @@ def test_errors_are_the_measured_ones_where_biases_stay_as_they_are(solver):
 def test_the_receipt_says_a_joint_solve_only_where_there_was_one(solver, refit, jointly):
     done = sc.prune(net(), "layer_obs", sparsity=0.5, scope="layer", solver=solver, refit=refit, task=task())
     assert ("solved for jointly" in done.report.method) == jointly
+
+
+def test_what_is_next_to_nothing_is_not_below_zero():
+    """Fewer samples than inputs, so that survivors fit them all, in float32."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(800, 480), torch.randn(60, 800)
+    done = sc.prune(layer, "layer_obs", sparsity=0.5, damping=1e-8, scope="layer", task=sc.Task([x]))
+    assert (done.model(x) - layer(x)).abs().max() < 1e-2
+    assert 0 <= done.report.settings["layers"][0]["measured"] < 1e-4
