@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.block_tuning import Tuning, tune_
+from secateur.done import Done
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.holdout import HELD_OUT, damping_of
@@ -22,7 +23,6 @@ from secateur.inflow import as_rows, from_rows
 from secateur.journal import Journal, fingerprint
 from secateur.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.moments import Moments
-from secateur.done import Done
 from secateur.named_blocks import chosen_chain
 from secateur.protocols import Granularity
 from secateur.staging import Stage, stages_of

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.done import Operation
 from secateur.errors import NothingToPrune
 from secateur.facts import LayerFacts
 from secateur.inflow import takes_part
 from secateur.layers import facts_of
 from secateur.moments import Moments
-from secateur.outcomes import Operation
 from secateur.targets import Ignore, find_targets
 
 __all__ = [

@@ -15,12 +15,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from secateur.done import Operation
 from secateur.errors import UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.pattern import Pattern
 from secateur.granularities.unstructured import Unstructured
 from secateur.inflow import as_rows, from_rows
-from secateur.outcomes import Operation
 from secateur.planning import select
 from secateur.protocols import Granularity
 from secateur.quadratic import Damped, chosen_by, damp, inverse, rise

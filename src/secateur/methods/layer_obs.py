@@ -24,6 +24,7 @@ from secateur.block_tuning import Tuning
 from secateur.calibration import Calibration, Settings
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
+from secateur.done import Done
 from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
@@ -33,7 +34,6 @@ from secateur.holdout import HELD_OUT
 from secateur.listening_in import surgical_targets
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
-from secateur.done import Done
 from secateur.profiling import compare
 from secateur.protocols import Allocation, Granularity
 from secateur.recalibration import recalibrate_

@@ -2,9 +2,8 @@
 
     L_q = w_q^2 / (2 [H^-1]_qq),    all other weights move by  - w_q / [H^-1]_qq H^-1 e_q;    several at once are one linear system
 
-Weights leave, the least missed first, as far as an allocation lets them (`secateur.quotas`); H is made anew after every stage. It ends at a
-sparsity, where the quality would fall below a floor, or where the loss is predicted to rise by too much, whichever comes first. Biases count
-as weights, as in the paper.
+Weights (biases too) leave, the least missed first, as far as an allocation lets them (`secateur.quotas`); H is made anew after every stage.
+It ends at a sparsity, where the quality would fall below a floor, or where the loss is predicted to rise by too much.
 """
 
 import copy
@@ -229,12 +228,11 @@ class Obs:
         for part, count in curvature_rows(student, names, task, self.curvature, who="the surgeon", **how):
             rows.append(part.double()[:, alive])
             samples += count
-        make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
         x = torch.cat(rows)  # of those that are left: the others are constants now
+        make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
         among = make(x, samples, self.alpha or damping_for(x, samples))
-        at = alive.nonzero().squeeze(1)
-        found = among.new_zeros(len(alive), len(alive))
-        found[at.unsqueeze(1), at] = among
+        at, found = alive.nonzero(), among.new_zeros(len(alive), len(alive))
+        found[at, at.squeeze(1)] = among
         return found, samples
 
     def _quotas(self, model: nn.Module, targets: Targets) -> tuple[Quota, ...]:
