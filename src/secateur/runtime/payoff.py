@@ -15,6 +15,7 @@ __all__ = ["chosen"]
 _LARGE = 2 << 20  # bytes: planes beyond this come from memory, not from a cache
 _KEPT = 3 << 19  # bytes of all that a thread keeps of one stripe
 _FAR = 0.15  # nanoseconds for a byte that comes from memory or goes there
+_LAST = 0.005  # from the last cache or into it
 _NEAR = 0.03  # from the cache behind the first one: weights, which every stripe reads again
 _MULTIPLY = 0.08  # for a multiplication with a weight that is not zero
 _STEP = 500.0  # for a step of one stripe
@@ -78,7 +79,7 @@ def _bytes(chain: Chain, rows: int) -> int:
 
 def _gain(e: Emitter, chain: Chain, rows: int, *, threads: int) -> tuple[float, int]:
     """Nanoseconds that stripes of so many rows save."""
-    stripes = -(-chain.height // rows) * chain.images
+    stripes = (-(-chain.height // rows) + (chain.height % rows > 0)) * chain.images  # what is left over begins anew
     shared = sum(
         4 * w.plane.shape[1] * (w.high - w.low) * w.plane.strides[2] for w in (chain.windows[b] for b in chain.inner)
     )
@@ -101,8 +102,8 @@ def _saved(e: Emitter, chain: Chain) -> float:
             for view in e.steps[k][1]:
                 if isinstance(view.home, Buffer):
                     uses[view.home] = uses.get(view.home, 0) + 1
-    large = {b: n for b, n in uses.items() if 4 * b.size > _LARGE}
-    return sum(4 * b.size * _FAR * (n if b in chain.inner else n - 1) for b, n in large.items())
+    price = {b: _FAR if 4 * b.size > _LARGE else _LAST for b in uses}
+    return sum(4 * b.size * price[b] * (n if b in chain.inner else n - 1) for b, n in uses.items())
 
 
 def _weights(e: Emitter, k: int) -> int:
