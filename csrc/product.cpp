@@ -150,11 +150,13 @@ Choice Product::usual(const Program& program) const {
   double density = double(nonzeros_) / (double(rows_) * double(std::max<int64_t>(columns_, 1)));
   double taps = double(columns_) / double(std::max<int64_t>(channels_, 1));
   if (blocks) {
-    c.vectors = registers > 200 && (reach_ == 0 || density > 0.5) ? 2 : 3;
+    c.vectors = registers > 200 && reach_ == 0 ? 2 : 3;
     if (reach_ > 0 && channels_ >= 256) c.block = 128;
   } else {
     c.rows = 2, c.vectors = registers <= 7 || (reach_ > 0 && registers > 200) ? 7 : 6;
-    if (registers % 4 == 0 && registers <= 32) c.rows = 3, c.vectors = 4;
+    // Many channels: 4 registers of each, or they do not stay in the first-level cache. Few nonzeros in a row: long rows.
+    if (reach_ == 0 && double(columns_) * density < 16) c.rows = 1, c.vectors = 12;
+    else if ((registers % 4 == 0 && registers <= 32) || (reach_ == 0 && channels_ >= 512)) c.rows = 3, c.vectors = 4;
     // Channels at once: as many as keep their block of positions in the first-level cache, with enough nonzeros in each row.
     int64_t panel = (int64_t(c.vectors) * width + reach_) * 4, block = 64;
     while (block < 512 && (2 * block * panel <= 32768 || double(block) * taps * density < 20)) block *= 2;
