@@ -1,6 +1,9 @@
 """Several Python threads call one program on several engine threads: run under ThreadSanitizer, without torch."""
 
+import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -42,20 +45,34 @@ def main() -> None:
     }
     model = secateur_engine.Model({"programs": [program]}, arrays, threads=3).built()
     inputs = [rng.standard_normal((WIDTH, TOKENS)).astype(np.float32) for _ in range(4)]
+    together(model, inputs, [np.clip(weights @ x, 0, 1) for x in inputs], 50)
+
+
+def striped(folder: Path) -> None:
+    """What `striped_model.py` wrote."""
+    x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
+    together(secateur_engine.load(folder / "striped.sc", threads=3), [x] * 3, [y] * 3, 10)
+
+
+def together(
+    model: Callable[[np.ndarray], np.ndarray], inputs: list[np.ndarray], expected: list[np.ndarray], times: int
+) -> None:
+    """Call from as many threads as there are inputs."""
     wrong: list[float] = []
 
     def call(k: int) -> None:
-        expected = np.clip(weights @ inputs[k], 0, 1)
-        wrong.extend(float(np.abs(model(inputs[k]) - expected).max()) for _ in range(50))
+        wrong.extend(float(np.abs(model(inputs[k]) - expected[k]).max()) for _ in range(times))
 
-    workers = [threading.Thread(target=call, args=(k,)) for k in range(4)]
+    workers = [threading.Thread(target=call, args=(k,)) for k in range(len(inputs))]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    assert len(wrong) == times * len(inputs)
     assert max(wrong) < 1e-4, max(wrong)
     print(f"{len(wrong)} calls from {len(workers)} threads: all right")
 
 
 if __name__ == "__main__":
     main()
+    striped(Path(sys.argv[1]))

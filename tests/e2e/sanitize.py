@@ -54,7 +54,8 @@ def main(kinds: str) -> None:
             sys.executable,
             "-S",
         ]  # without the hooks of an editable installation, which would find the other module
-        program = [*python, "tests/e2e/engine_threads.py"]
+        subprocess.run([sys.executable, "tests/e2e/striped_model.py", folder], check=True, cwd=ROOT)
+        program = [*python, "tests/e2e/engine_threads.py", folder]
         if "thread" not in kinds:
             program = [
                 *python,
