@@ -200,7 +200,8 @@ STRIPES = {  # begin, follow, images, stripes, rows, written, apart; the steps; 
 
 
 def test_stripes_run_as_they_are_meant(tmp_path):
-    striped(tmp_path / "good.sc", [1, 0, 2, 3, 2, 8, 32], [("copy", [IN, OUT])])(np.zeros(64, np.float32))
+    model = striped(tmp_path / "good.sc", [1, 0, 2, 3, 2, 8, 32], [("copy", [IN, OUT])])
+    assert model(np.zeros(64, np.float32)).shape == (64,)
 
 
 @pytest.mark.parametrize("what", STRIPES)

@@ -56,22 +56,26 @@ def program(
     for k, rows in e.lookups.items():
         inputs[k]["rows"] = rows
     local = striped(e, chosen(e, stripes, threads))
-    arena = _placed([v.home for s in e.steps for v in s[1] if isinstance(v.home, Buffer) and v.space == 0])
-    document = {
-        "size": size,
-        "arena": arena,
-        "local": local,
-        "state": e.state,
-        "inputs": inputs,
-        "outputs": [{"shape": list(v.shape), "dtype": _type(v)} for v in graph.outputs],
-        "outside": e.outside,
-        "steps": [
-            [kind, [_written(v) for v in views], ints, numbers, arrays]
-            for kind, views, ints, numbers, arrays in e.steps
-        ],
-    }
+    document = _document(e, graph, inputs) | {"size": size, "local": local}
     labels = [vars(e.labels[k]) for k in range(len(e.steps))]
     return document, {"labels": labels, "notes": e.notes}
+
+
+def _document(e: Emitter, graph: Graph, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The program as JSON has it, its buffers in their places."""
+    arena = _placed([v.home for s in e.steps for v in s[1] if isinstance(v.home, Buffer) and v.space == 0])
+    steps = [
+        [kind, [_written(v) for v in views], ints, numbers, arrays] for kind, views, ints, numbers, arrays in e.steps
+    ]
+    outputs = [{"shape": list(v.shape), "dtype": _type(v)} for v in graph.outputs]
+    return {
+        "arena": arena,
+        "state": e.state,
+        "inputs": inputs,
+        "outputs": outputs,
+        "outside": e.outside,
+        "steps": steps,
+    }
 
 
 def _prepare(e: Emitter, graph: Graph) -> None:
