@@ -129,7 +129,7 @@ def _levels(curve: Curve, count: int, min_kept: int) -> list[tuple[int, float]]:
         log = np.interp(s, at, logs) if s <= last else logs[-1] + power * (steps[-1] - np.log(max(1 - s, 1e-12)))
         if s < at[0]:
             log = logs[0] + 2 * np.log(max(s, 1e-9) / at[0])  # about quadratic near nothing
-        found.append((k, 0.0 if k == count else float(np.exp(log))))
+        found.append((k, 0.0 if k == count else float(np.exp(min(log, 700.0)))))  # e^709 is the largest number
     return list(dict.fromkeys(found))
 
 
