@@ -63,10 +63,10 @@ class Chain:
         plane = self.windows[self.out].plane
         return (stripe - 1) * plane.strides[2] + plane.shape[3], stripe * plane.strides[2]
 
-    def shared_out(self, stripe: int) -> bool:
+    def shared_out(self, stripe: int, width: int) -> bool:
         """Whether threads can share the stripes: kernels write whole registers, and must not write into another thread's rows."""
         floats, apart = self.written(stripe)
-        return (floats + 7) // 8 * 8 <= apart
+        return -(-floats // width) * width <= apart
 
 
 def chain_of(e: Emitter, first: int, last: int) -> Chain | None:

@@ -24,6 +24,7 @@ from secateur.runtime.reporting import Layer, RuntimeReport, layers_of, notes_of
 __all__ = ["Compiled", "compile_model", "load"]
 
 _VALUES = ("float32", "float16", "int8")
+_WIDTHS = {"avx512": 16, "avx2": 8, "baseline": 4}  # floats in a register
 
 
 class Compiled:
@@ -134,7 +135,8 @@ def compile_model(
         )
     constants = Constants()
     threads = threads or torch.get_num_threads()
-    how = {"values": values, "form": form, "threads": threads, "stripes": stripes}
+    width = _WIDTHS[secateur_engine.available(kernels)]
+    how = {"values": values, "form": form, "threads": threads, "width": width, "stripes": stripes}
     document = _document(module, example, constants, batch=batch, cache=cache, **how)
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)

@@ -36,6 +36,7 @@ def program(
     form: str | None,
     cache: int,
     threads: int,
+    width: int,
     stripes: bool | int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The program of one batch size as a JSON document, and what the report says about its steps."""
@@ -55,7 +56,7 @@ def program(
         e.copy(e.view(value), slot)
     for k, rows in e.lookups.items():
         inputs[k]["rows"] = rows
-    local = striped(e, chosen(e, stripes, threads))
+    local = striped(e, chosen(e, stripes, threads, width))
     document = _document(e, graph, inputs) | {"size": size, "local": local}
     labels = [vars(e.labels[k]) for k in range(len(e.steps))]
     return document, {"labels": labels, "notes": e.notes}

@@ -23,10 +23,10 @@ _LONGEST = 32  # steps of a chain
 _HEIGHTS = (1, 2, 3, 4, 6, 7, 8, 12, 14, 16, 20, 24, 28, 32)
 
 
-def chosen(e: Emitter, stripes: bool | int, threads: int) -> list[tuple[Chain, int]]:
+def chosen(e: Emitter, stripes: bool | int, threads: int, width: int) -> list[tuple[Chain, int]]:
     """Chains that do not overlap, and the rows of a stripe of each; of a number of rows, as many steps as go together."""
     if stripes is True:
-        return _worth(e, threads)
+        return _worth(e, threads, width)
     return _everywhere(e, stripes) if stripes else []
 
 
@@ -40,14 +40,16 @@ def _everywhere(e: Emitter, rows: int) -> list[tuple[Chain, int]]:
     return found
 
 
-def _worth(e: Emitter, threads: int) -> list[tuple[Chain, int]]:
+def _worth(e: Emitter, threads: int, width: int) -> list[tuple[Chain, int]]:
     """What together saves the most time."""
     count = len(e.steps)
     best: list[tuple[float, list[tuple[Chain, int]]]] = [(0.0, [])] * (count + 1)
     for k in range(count - 1, -1, -1):
         best[k] = best[k + 1]
         for chain in _from(e, k):
-            gain, rows = max(map(partial(_gain, e, chain, threads=threads), _heights(chain)), default=(0.0, 0))
+            gain, rows = max(
+                map(partial(_gain, e, chain, threads=threads, width=width), _heights(chain)), default=(0.0, 0)
+            )
             rest = best[chain.last + 1]
             if gain > 0 and gain + rest[0] > best[k][0]:
                 best[k] = gain + rest[0], [(chain, rows), *rest[1]]
@@ -77,7 +79,7 @@ def _bytes(chain: Chain, rows: int) -> int:
     return sum(4 * w.plane.shape[1] * w.rows(rows) * w.plane.strides[2] for w in windows)
 
 
-def _gain(e: Emitter, chain: Chain, rows: int, *, threads: int) -> tuple[float, int]:
+def _gain(e: Emitter, chain: Chain, rows: int, *, threads: int, width: int) -> tuple[float, int]:
     """Nanoseconds that stripes of so many rows save."""
     stripes = (-(-chain.height // rows) + (chain.height % rows > 0)) * chain.images  # what is left over begins anew
     shared = sum(
@@ -87,7 +89,7 @@ def _gain(e: Emitter, chain: Chain, rows: int, *, threads: int) -> tuple[float, 
     nonzeros = [e.labels[k].density * _weights(e, k) for k in steps]
     cost = stripes * (shared * _FAR + len(steps) * _STEP) + (stripes - 1) * 8 * sum(nonzeros) * _NEAR
     if threads > 1:
-        if not chain.shared_out(rows):
+        if not chain.shared_out(rows, width):
             return -1.0, rows
         work = sum(e.labels[k].macs * e.labels[k].density for k in steps) * _MULTIPLY
         cost += work * (-(-stripes // threads) * threads / stripes - 1)
