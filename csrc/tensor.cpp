@@ -26,7 +26,7 @@ class Copy final : public Op {
       walk_.at(i, offsets);
       float* out = y + offsets[0];
       const float* in = x + offsets[1];
-      if (walk_.step(0) == 1 && walk_.step(1) == 1) std::memcpy(out, in, size_t(inner) * 4);
+      if (walk_.step(0) == 1 && walk_.step(1) == 1) std::memmove(out, in, size_t(inner) * 4);  // rows that two stripes share may overlap
       else if (walk_.step(0) == 1 && walk_.step(1) == 0) std::fill_n(out, inner, *in);
       else
         for (int64_t k = 0; k < inner; k++) out[k * walk_.step(0)] = in[k * walk_.step(1)];
