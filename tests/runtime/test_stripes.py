@@ -188,3 +188,9 @@ def test_what_is_no_number_stays_where_torch_has_it(poison):
     y[0, 1, 9, 9] = poison
     assert torch.equal(torch.isfinite(compiled(y)), torch.isfinite(model(y)))
     assert torch.isfinite(compiled(x)).all()  # nothing of it is left
+
+
+@pytest.mark.parametrize("rows", [-1, 2.5, "8", None])
+def test_stripes_are_a_number_of_rows(rows):
+    with pytest.raises(sc.errors.UnknownName, match="stripes="):
+        sc.compile(nn.Linear(2, 2), torch.randn(1, 2), stripes=rows)

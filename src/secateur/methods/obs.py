@@ -20,7 +20,7 @@ from secateur.allocations.global_ import Global
 from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
-from secateur.errors import BadSparsity, NeedsTask, WrongModel
+from secateur.errors import BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
 from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
@@ -31,13 +31,18 @@ from secateur.protocols import Allocation, Granularity, Targets
 from secateur.quotas import Quota, leaving, quotas_of
 from secateur.report import Pruned
 from secateur.scores import Scores
-from secateur.solvers.surgeon import damping_for, inverse_by_cholesky, inverse_by_recursion, saliencies, take_out
+from secateur.solvers.surgeon import (
+    damping_for,
+    inverse_by_cholesky,
+    inverse_by_recursion,
+    refuse_many,
+    saliencies,
+    take_out,
+)
 from secateur.targets import Ignore, find_targets, refuse_unfinite
 from secateur.task import Task
 
 __all__ = ["Obs"]
-
-_MOST = 20_000
 
 
 @final
@@ -131,11 +136,7 @@ class Obs:
         targets = find_targets(model, ignore=self.ignore, include_bias=self.include_bias)
         refuse_unfinite(model, targets)
         names, student = list(targets), copy.deepcopy(model)
-        total = sum(model.get_parameter(name).numel() for name in names)
-        if total > _MOST:
-            raise WrongModel(
-                f"{total:,} weights need an inverse Hessian of {total**2 * 8 / 1e9:,.1f} GB; above {_MOST:,} use 'block_fisher' or 'layer_obs'"
-            )
+        refuse_many(sum(model.get_parameter(name).numel() for name in names))
         quotas = self._quotas(model, targets)
         alive, trace, samples = self._operate(student, names, task, quotas, retrain)
         masks = Masks(parts_of(alive, student, names))
@@ -230,9 +231,8 @@ class Obs:
             samples += count
         x = torch.cat(rows)  # of those that are left: the others are constants now
         make = inverse_by_recursion if self.inverse == "recursion" else inverse_by_cholesky
-        among = make(x, samples, self.alpha or damping_for(x, samples))
-        at, found = alive.nonzero(), among.new_zeros(len(alive), len(alive))
-        found[at, at.squeeze(1)] = among
+        at, found = alive.nonzero(), x.new_zeros(len(alive), len(alive))
+        found[at, at.squeeze(1)] = make(x, samples, self.alpha or damping_for(x, samples))
         return found, samples
 
     def _quotas(self, model: nn.Module, targets: Targets) -> tuple[Quota, ...]:

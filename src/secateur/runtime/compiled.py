@@ -122,6 +122,10 @@ def compile_model(
     module = copy.deepcopy(model.model if isinstance(model, Pruned) else model).eval()
     if values not in _VALUES:
         raise UnknownName(f"values={values!r} is not known; there are {', '.join(_VALUES)}")
+    if not isinstance(stripes, int) or stripes < 0:
+        raise UnknownName(
+            f"stripes={stripes!r} is not known: pass True, False, or how many rows a stripe has, such as 8"
+        )
     example = Example.of(example_inputs)
     with leaving_no_trace(module):
         run(module, example)

@@ -1,8 +1,8 @@
 """Stripes: neighbouring steps run over a few rows of planes at a time, so that what passes between them stays in the cache.
 
 A row of a convolution's output needs a few rows of its input, so a chain of steps can be done from top to bottom, stripe after stripe.
-What only the chain itself reads is kept for one stripe alone (with the rows around it that the next step reads, computed twice); what
-comes in and what goes out lies in the arena as ever, and moves with the stripes.
+What only the chain itself reads is kept for one stripe alone, and of that the rows which the next stripe reads too; what comes in and what
+goes out lies in the arena as ever, and moves with the stripes.
 """
 
 from collections.abc import Iterator

@@ -12,17 +12,32 @@ dimensions, so that many networks can be pruned side by side; everything is floa
 import torch
 from torch import Tensor
 
+from secateur.errors import WrongModel
+
 __all__ = [
     "damping_for",
     "inverse_by_cholesky",
     "inverse_by_recursion",
+    "refuse_many",
     "remove_",
     "remove_jointly",
     "saliencies",
     "take_out",
 ]
 
-_BLOCK, _SHARE = 64, 0.1
+_BLOCK, _SHARE, _MOST = 64, 0.1, 20_000
+
+
+def refuse_many(weights: int) -> None:
+    """Refuse what has too many weights for one inverse.
+
+    Raises:
+        WrongModel: it has.
+    """
+    if weights > _MOST:
+        raise WrongModel(
+            f"{weights:,} weights need an inverse Hessian of {weights**2 * 8 / 1e9:,.1f} GB; above {_MOST:,} use 'block_fisher' or 'layer_obs'"
+        )
 
 
 def damping_for(rows: Tensor, samples: int) -> float:
