@@ -1,6 +1,6 @@
 """The bilinear cost model: fitted to a few measured widths of a network, judged on widths it has not seen.
 
-For each network, random widths are narrowed for real and measured with the best counter that this machine has (`secateur.meters`; the
+For each network, random widths are narrowed for real and measured with the best counter that this machine has (`secateur.energy.meters`; the
 result says which). The model is fitted to the first 4, 6, 8, 12, ... of them and judged on 16 others. Widths of the VGG-like
 network are drawn in multiples of 8, as budgets of latency use them. The measurements are kept as tables (`results/bilinear_*.csv`).
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import secateur as sc
 from benchmarks import nets
 from benchmarks.record import options, record
-from secateur.bilinear import fit_bilinear, measure_widths, sample_widths
 from secateur.costs.macs import Macs
-from secateur.meters import find_meter
-from secateur.tables import CostTable
+from secateur.energy.bilinear import fit_bilinear, measure_widths, sample_widths
+from secateur.energy.meters import find_meter
+from secateur.energy.tables import CostTable
 
 HELD_OUT = 16
 FITTED = (4, 6, 8, 12, 16, 24)

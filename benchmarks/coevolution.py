@@ -36,11 +36,11 @@ from secateur.evolution.genomes import hexed, unhexed
 from secateur.evolution.spaces import space_of
 from secateur.fidelity import lite0, translation
 from secateur.names import criterion_of, find
+from secateur.narrowing.recoupling import Narrowed
+from secateur.narrowing.thinning import members_of, receipt
 from secateur.pictures import grid, png
-from secateur.recoupling import Narrowed
+from secateur.profiling.timing import measure
 from secateur.reporting import evolution
-from secateur.thinning import members_of, receipt
-from secateur.timing import measure
 
 BUDGET = ("params:25%", "macs:18%")
 ROUND = 8

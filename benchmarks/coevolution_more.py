@@ -23,7 +23,7 @@ from secateur.evolution.spaces import space_of
 from secateur.fidelity import lite0
 from secateur.names import find
 from secateur.pictures import grid, png
-from secateur.timing import measure
+from secateur.profiling.timing import measure
 
 
 def tune_towards_(

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import options, record
 from secateur.examples import Example, leaving_no_trace
-from secateur.macs import count_macs
+from secateur.profiling.macs import count_macs
 
 REAL_LIMIT = 100_000_000  # parameters
 

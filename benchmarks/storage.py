@@ -23,7 +23,7 @@ from torch import nn
 
 import secateur as sc
 from benchmarks.record import options, record
-from secateur.packing import packed_nbytes
+from secateur.packing.pack import packed_nbytes
 from secateur.storage import inspect, load, save
 
 Way = Callable[[], object]

@@ -11,10 +11,10 @@ import secateur
 
 ROOT = Path(secateur.__file__).parent
 FLOORS = {
-    0: "errors task scores masks facts units cuts report structure pricing budgets replacing",
+    0: "errors task scores masks facts cuts units report structure pricing budgets replacing",
     1: "protocols",
-    2: "granularities schedules allocations formats counting ranking bracketing radix planning packing columns document bits decoding rounding names filling solvers quantising tables quadratic budget_of_errors checkpoints pictures class_axis quotas",
-    3: "layers targets gradients holding recalibration notes profiling macs operations timing weighing examples coupling cutting agreement narrowing narrow_attention recoupling gates activations repairing meeting graphs recapturing probing sleeping listening turnover distilling thinning limits wiring noise passage redundancy projections splitting teaching relaying stages systolic spending meters bilinear primal_dual curvature inflow chains streaming moments journal surgery calibration listening_in block_tuning importance jacobians controls backward_curvature cyclegan evolution fidelity error_bound attached mapped vetting holdout outcomes singles unrolling staging ties renewing named_blocks done",
+    2: "granularities schedules allocations formats counting planning columns names filling solvers quantising quadratic budget_of_errors checkpoints pictures quotas packing ranking",
+    3: "layers targets gradients notes examples coupling cutting narrow_attention gates activations graphs probing limits projections spending controls cyclegan evolution fidelity mapped renewing layerwise curvatures energy narrowing training alternating profiling merging",
     4: "criteria costs error_curves",
     5: "methods sensitivity",
     6: "storage export runtime reporting integrations recipe testing amounts pruning on_disk demo",

@@ -10,8 +10,8 @@ from tests.coupling.tricks import draw_masks, inputs, make
 import secateur as sc
 from secateur.costs.params import Params
 from secateur.coupling.channels import Channels
-from secateur.meeting import pricing_of
-from secateur.narrowing import cut_copy
+from secateur.narrowing.meeting import pricing_of
+from secateur.narrowing.narrow import cut_copy
 from secateur.pricing import Dimension, Part, Pricing
 
 NAMES = [

@@ -17,7 +17,7 @@ from benchmarks.nets import load_lenet_300_100, load_resnet, make_lenet_5, make_
 from benchmarks.resnet import as_in_training
 from benchmarks.second_order.cases import LAYERWISE, Bench, Case
 from benchmarks.training import accuracy, each_batch, train, warped
-from secateur.recalibration import recalibrate_
+from secateur.training.recalibration import recalibrate_
 
 DENSE_TARGETS = LAYERWISE["split, dense targets"]
 

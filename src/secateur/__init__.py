@@ -2,16 +2,13 @@
 
 from secateur import errors, export, methods, runtime
 from secateur.coupling import couple
-from secateur.distilling import distillation
 from secateur.facts import LayerFacts
-from secateur.holding import Hold, hold
 from secateur.masks import Masks
-from secateur.narrowing import narrow
+from secateur.narrowing.narrow import narrow
 from secateur.on_disk import prune_on_disk
 from secateur.planning import plan
-from secateur.profiling import compare, profile
+from secateur.profiling.profile import compare, profile
 from secateur.pruning import prune
-from secateur.recalibration import recalibrate_
 from secateur.report import Latency, LayerProfile, Profile, Pruned, Report
 from secateur.runtime import compile_model as compile  # noqa: A004 - `sc.compile`, beside `sc.prune` and `sc.save`
 from secateur.schedules.constant import Constant
@@ -23,6 +20,9 @@ from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.storage import load, save
 from secateur.structure import Structure
 from secateur.task import Task
+from secateur.training.distilling import distillation
+from secateur.training.holding import Hold, hold
+from secateur.training.recalibration import recalibrate_
 
 __version__ = "0.1.0"
 

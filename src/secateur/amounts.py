@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from secateur.errors import BadSparsity, UnknownName
 from secateur.limits import check_units, limit_of
-from secateur.meeting import Limit
 from secateur.names import allocation_of
+from secateur.narrowing.meeting import Limit
 from secateur.notes import describe
 from secateur.protocols import Allocation, Granularity
 from secateur.runtime.budget import EngineLatency, check_engine

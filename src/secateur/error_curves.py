@@ -9,10 +9,10 @@ from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
 from secateur.allocations.priced import Priced
 from secateur.budget_of_errors import Curve, cost_of, widths_of
-from secateur.calibration import Calibration
 from secateur.counting import kept_of
+from secateur.layerwise.calibration import Calibration
+from secateur.layerwise.surgery import Quota, operate
 from secateur.quadratic import rows_of_rise
-from secateur.surgery import Quota, operate
 from secateur.units import Units
 
 __all__ = ["budgeted", "error_curves", "priced_by_error"]

@@ -7,8 +7,8 @@ from torch import nn
 
 from secateur.budgets import Budget
 from secateur.errors import BadSparsity, UnknownName, WrongModel
-from secateur.meeting import Limit
 from secateur.names import allocation_of, budget_of
+from secateur.narrowing.meeting import Limit
 from secateur.protocols import Allocation
 
 __all__ = ["absolute", "check_words", "limit_of", "share_of"]

@@ -15,7 +15,7 @@ from secateur.counting import check_sparsity
 from secateur.errors import BadSparsity
 from secateur.masks import Masks
 from secateur.protocols import Allocation, Granularity
-from secateur.ranking import cut_for, top_of_groups
+from secateur.ranking.selection import cut_for, top_of_groups
 from secateur.scores import Scores
 from secateur.units import Table, Units
 

@@ -19,11 +19,11 @@ from secateur.coupling.channels import Channels
 from secateur.facts import LayerFacts
 from secateur.layers import made_by
 from secateur.masks import Masks
-from secateur.meeting import Limit
+from secateur.narrowing.meeting import Limit
+from secateur.narrowing.thinning import choose, members_of
 from secateur.planning import plan
 from secateur.protocols import Allocation, Granularity
 from secateur.scores import Scores
-from secateur.thinning import choose, members_of
 
 __all__ = ["OntoChannels", "OntoPattern", "Projection"]
 

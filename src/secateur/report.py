@@ -1,6 +1,6 @@
 """Results as values: what a model costs (`Profile`), what pruning changed (`Report`), and what comes back (`Pruned`).
 
-Nothing here measures or prints; `secateur.profiling` fills these in and `secateur.reporting` renders them.
+Nothing here measures or prints; `secateur.profiling.profile` fills these in and `secateur.reporting` renders them.
 """
 
 import json

@@ -9,7 +9,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import NothingToPrune, UnknownName
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 
 
 class Stream(nn.Module):

@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["secateur"]):
 
     import secateur as sc
     from secateur.errors import BadFile, WrongModel
-    from secateur.packing import codecs, pack
+    from secateur.packing.pack import codecs, pack
     from secateur.storage import inspect, load, read_tensors, save
 
     codecs()  # imports the formats while imports are instrumented
@@ -64,7 +64,7 @@ def _every_format(folder: Path) -> None:
 
     from safetensors.torch import save_file
 
-    from secateur.document import Entry, key_of
+    from secateur.packing.document import Entry, key_of
 
     weight = torch.zeros(8, 16)
     weight[:, ::8] = torch.arange(16.0).reshape(8, 2) + 1

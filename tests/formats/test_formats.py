@@ -10,8 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.bits import bits_of, count_nonzero
-from secateur.document import DTYPES
 from secateur.errors import BadFile
 from secateur.formats.bitmask import Bitmask
 from secateur.formats.block import Block
@@ -19,7 +17,9 @@ from secateur.formats.csr import Csr
 from secateur.formats.dense import Dense
 from secateur.formats.gap import Gap
 from secateur.formats.n_of_m import NOfM
-from secateur.packing import codecs
+from secateur.packing.bits import bits_of, count_nonzero
+from secateur.packing.document import DTYPES
+from secateur.packing.pack import codecs
 from secateur.protocols import Format
 
 SHAPES = [

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.alternating.duals import Splitting
 from secateur.criteria.magnitude import Magnitude
 from secateur.facts import LayerFacts
 from secateur.names import allocation_of, granularity_of
 from secateur.projections import OntoChannels, OntoPattern
 from secateur.quantising import fitted_spacing, to_levels
-from secateur.splitting import Splitting
 
 
 def task(seed=0, n=96):

@@ -21,7 +21,7 @@ from secateur.evolution.genomes import hexed, unhexed
 from secateur.evolution.spaces import space_of
 from secateur.graphs import copied
 from secateur.names import find
-from secateur.narrowing import structure_of
+from secateur.narrowing.narrow import structure_of
 
 TINY = {"population": 5, "generations": 3, "images": 3}
 

@@ -8,9 +8,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.costs.energy import Energy
+from secateur.energy.primal_dual import PrimalDual
+from secateur.energy.systolic import SystolicArray
 from secateur.pricing import Dimension, Part, Pricing
-from secateur.primal_dual import PrimalDual
-from secateur.systolic import SystolicArray
 
 X = torch.zeros(1, 1, 12, 12)
 

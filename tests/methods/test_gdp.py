@@ -10,9 +10,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.coupling.channels import Channels
-from secateur.listening import Ear
 from secateur.methods import GDP
-from secateur.sleeping import Sleep, reading_places
+from secateur.training.listening import Ear
+from secateur.training.sleeping import Sleep, reading_places
 
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.chains import chain_of
 from secateur.errors import BadCalibration, BadFile, BadSparsity, NeedsTask, UnknownName
-from secateur.inflow import as_rows, feeds, from_rows, listening_to
 from secateur.layers import facts_of
+from secateur.layerwise.chains import chain_of
+from secateur.layerwise.inflow import as_rows, feeds, from_rows, listening_to
 from secateur.methods.layer_obs import LayerObs
 
 

@@ -7,10 +7,10 @@ from torch import nn
 
 import secateur as sc
 from secateur.allocations.global_ import Global
-from secateur.backward_curvature import recursive_diagonal
 from secateur.criteria.obd import Obd
+from secateur.curvatures.backward import recursive_diagonal
+from secateur.curvatures.jacobians import curvature_rows
 from secateur.errors import BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
-from secateur.jacobians import curvature_rows
 from secateur.solvers.surgeon import remove_
 from secateur.targets import find_targets
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.backward_curvature import recursive_diagonal
 from secateur.criteria.obd import Obd
+from secateur.curvatures.backward import recursive_diagonal
+from secateur.curvatures.vetting import vetted
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownLayer, UnknownName
 from secateur.targets import find_targets
-from secateur.vetting import vetted
 
 
 def net():

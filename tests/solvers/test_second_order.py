@@ -10,6 +10,7 @@ from secateur.budget_of_errors import cheapest_levels, widths_of
 from secateur.errors import BadCalibration, OverBudget
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
+from secateur.layerwise.surgery import Quota, operate
 from secateur.quadratic import chosen_by, damp, rise
 from secateur.solvers.admm_support import admm_support
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
@@ -18,7 +19,6 @@ from secateur.solvers.l0_regression import best_few, loss_of, solve_on_support
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_by_cholesky, refit_by_gradients
 from secateur.solvers.surgeon import inverse_by_cholesky, inverse_by_recursion, remove_, remove_jointly, saliencies
-from secateur.surgery import Quota, operate
 
 
 def problem(seed, rows=5, features=8, samples=40):

@@ -12,7 +12,7 @@ from tests.storage.test_storage import GOLDEN
 
 import secateur as sc
 from secateur.errors import BadFile, WrongModel
-from secateur.packing import METADATA_KEY
+from secateur.packing.pack import METADATA_KEY
 from secateur.storage import inspect, load, read_tensors, save
 
 LIMIT = 1 << 22

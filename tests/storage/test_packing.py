@@ -8,8 +8,8 @@ from safetensors.torch import save
 from tests.formats.test_formats import every, same_bits, tensors
 
 from secateur.errors import WrongModel
-from secateur.packing import codecs, dense_nbytes, pack, packed_nbytes, unpack
-from secateur.rounding import restored, rounded
+from secateur.packing.pack import codecs, dense_nbytes, pack, packed_nbytes, unpack
+from secateur.packing.rounding import restored, rounded
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 

@@ -16,9 +16,9 @@ from tests.storage.nets import Net, pruned, same_state
 from torch import nn
 
 import secateur as sc
-from secateur.document import Document, Entry
 from secateur.errors import BadFile, WrongModel
-from secateur.packing import METADATA_KEY, Packed, dense_nbytes, packed_nbytes
+from secateur.packing.document import Document, Entry
+from secateur.packing.pack import METADATA_KEY, Packed, dense_nbytes, packed_nbytes
 from secateur.storage import inspect, is_ours, load, read_tensors, save
 from secateur.storage import saving as saving_module
 from secateur.storage.saving import packed_model

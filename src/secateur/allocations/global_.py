@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from secateur.counting import check_sparsity, kept_of
-from secateur.ranking import counts_with_floors
+from secateur.ranking.selection import counts_with_floors
 from secateur.units import Units
 
 __all__ = ["Global"]

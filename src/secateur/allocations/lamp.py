@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.counting import check_sparsity, kept_of
-from secateur.ranking import counts_with_floors
+from secateur.ranking.selection import counts_with_floors
 from secateur.units import Table, Units
 
 __all__ = ["Lamp"]

@@ -10,7 +10,7 @@ from secateur.cli.files import refuse_foreign
 from secateur.cli.options import Debug, Evaluate, Force, Inputs, Json, Threads, Weights
 from secateur.cli.screen import note, print_json, show, working
 from secateur.names import dotted
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.recipe import example_inputs_of, trained_model
 from secateur.reporting.terminal import render
 from secateur.task import Task

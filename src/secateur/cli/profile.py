@@ -3,7 +3,7 @@
 from secateur.cli.options import Debug, Evaluate, Inputs, Json, Target, Threads, Weights
 from secateur.cli.screen import print_json, show, working
 from secateur.names import dotted
-from secateur.profiling import profile
+from secateur.profiling.profile import profile
 from secateur.recipe import example_inputs_of, trained_model
 from secateur.reporting.terminal import render_profile
 from secateur.task import Task

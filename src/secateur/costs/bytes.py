@@ -10,8 +10,8 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from secateur.narrowing import structure_of
-from secateur.packing import packed_nbytes
+from secateur.narrowing.narrow import structure_of
+from secateur.packing.pack import packed_nbytes
 from secateur.pricing import Part
 
 __all__ = ["Bytes"]

@@ -1,4 +1,4 @@
-"""Energy of one inference on a systolic array, in microjoules, by the analytic model of `secateur.systolic` (Yang et al. 2019, ICLR).
+"""Energy of one inference on a systolic array, in microjoules, by the analytic model of `secateur.energy.systolic` (Yang et al. 2019, ICLR).
 
 No power is measured: the number says what a network would take on the accelerator that the parameters describe, with zeros in weights
 skipped. The search of widths takes the energy of a layer as bilinear in them; the narrowed network is then counted, and corrects it.
@@ -10,8 +10,8 @@ from typing import Any, final
 
 from torch import nn
 
+from secateur.energy.systolic import SystolicArray, uses_of
 from secateur.pricing import Part, Place
-from secateur.systolic import SystolicArray, uses_of
 
 __all__ = ["Energy"]
 

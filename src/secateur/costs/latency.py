@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.layers import facts_of
-from secateur.macs import count_macs, macs_by_weight
 from secateur.pricing import Part
-from secateur.timing import measure, using_threads
+from secateur.profiling.macs import count_macs, macs_by_weight
+from secateur.profiling.timing import measure, using_threads
 
 __all__ = ["Latency"]
 

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one forward pass on the example, counted as they run (see `secateur.macs`).
+"""Multiply-accumulates of one forward pass on the example, counted as they run (see `secateur.profiling.macs`).
 
 A layer's share follows the size of its weight: MACs = places * weights. What has no weight of its own, such as the products of
 attention, follows the rest; the count of the narrowed model then corrects the prediction.
@@ -11,9 +11,9 @@ from typing import Any, final
 from torch import nn
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
-from secateur.macs import Macs as Counted
-from secateur.macs import count_macs, macs_by_weight
 from secateur.pricing import Part
+from secateur.profiling.macs import Macs as Counted
+from secateur.profiling.macs import count_macs, macs_by_weight
 
 __all__ = ["Macs"]
 

@@ -7,8 +7,8 @@ from typing import Any, final
 
 from torch import nn
 
-from secateur.macs import count_nonzeros
 from secateur.pricing import Part
+from secateur.profiling.macs import count_nonzeros
 
 __all__ = ["Params"]
 

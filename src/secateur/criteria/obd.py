@@ -7,7 +7,7 @@ What stands for h_ww is named, because the estimates differ:
     "hutchinson"  E[z * (H z)], z = +-1: unbiased for the Hessian's diagonal, any network
     "exact"       the Hessian's diagonal, one product for each weight: small networks
     "recursion"   the paper's backward recursion, with f''; "levenberg": without it, never negative. Chains of layers only
-    "squared", "cross_entropy", "sampled", "empirical"   diagonals of Gauss-Newton and Fisher matrices; see `secateur.jacobians`
+    "squared", "cross_entropy", "sampled", "empirical"   diagonals of Gauss-Newton and Fisher matrices; see `secateur.curvatures.jacobians`
 
 Where curvature is negative its size counts: such a weight sits on a ridge and is not free to leave.
 """
@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.backward_curvature import recursive_diagonal
-from secateur.class_axis import check_classes
 from secateur.counting import check_number
+from secateur.curvatures.backward import recursive_diagonal
+from secateur.curvatures.class_axis import check_classes
+from secateur.curvatures.jacobians import CURVATURES, curvature_rows, parts_of
+from secateur.curvatures.vetting import vetted
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
-from secateur.jacobians import CURVATURES, curvature_rows, parts_of
 from secateur.protocols import Targets
 from secateur.scores import Scores
 from secateur.task import Task
-from secateur.vetting import vetted
 
 __all__ = ["Obd"]
 
@@ -49,7 +49,7 @@ class Obd:
         probes: random vectors for "hutchinson", on every batch.
         seed: of them, and of "sampled".
         classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape
-            (`secateur.class_axis`).
+            (`secateur.curvatures.class_axis`).
     """
 
     diagonal: str = "hutchinson"

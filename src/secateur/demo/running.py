@@ -11,7 +11,8 @@ from torch import nn
 
 from secateur.demo.digits import Batches, DigitsNet, digits_task, fit, loss_of
 from secateur.methods.gradual import Gradual
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
+from secateur.profiling.timing import using_threads
 from secateur.pruning import prune
 from secateur.report import Pruned, Report
 from secateur.reporting import html
@@ -19,7 +20,6 @@ from secateur.schedules.polynomial import PolynomialDecay
 from secateur.sensitivity import sensitivity
 from secateur.storage import load, save
 from secateur.task import Task
-from secateur.timing import using_threads
 
 __all__ = ["Demo", "Row", "run_demo"]
 

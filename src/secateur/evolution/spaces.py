@@ -13,13 +13,13 @@ from secateur.coupling.channels import Channels
 from secateur.evolution.genomes import Bits, Genomes
 from secateur.limits import limit_of
 from secateur.masks import Masks
-from secateur.meeting import pricing_of
-from secateur.narrowing import cut_copy
+from secateur.narrowing.meeting import pricing_of
+from secateur.narrowing.narrow import cut_copy
+from secateur.narrowing.thinning import members_of
 from secateur.pricing import Part, Pricing
 from secateur.protocols import Cost
 from secateur.scores import Scores
 from secateur.structure import Structure
-from secateur.thinning import members_of
 
 __all__ = ["Space", "space_of"]
 

@@ -14,9 +14,9 @@ from secateur.evolution.genomes import Bits
 from secateur.evolution.spaces import Space
 from secateur.limits import limit_of
 from secateur.names import allocation_of, criterion_of, standing
+from secateur.narrowing.thinning import choose, members_of
 from secateur.protocols import Criterion
 from secateur.task import Task
-from secateur.thinning import choose, members_of
 
 __all__ = ["digest", "inputs_of", "split", "started"]
 

@@ -19,7 +19,7 @@ from torch import nn
 from secateur import narrow_attention
 from secateur.errors import WrongModel
 from secateur.narrow_attention import NarrowAttention
-from secateur.narrowing import structure_of
+from secateur.narrowing.narrow import structure_of
 from secateur.replacing import replacing
 from secateur.report import Pruned
 from secateur.structure import Structure

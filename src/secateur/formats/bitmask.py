@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.bits import Places, bits_of, check_bitmap, count_nonzero, gather, pieces, places_of, to_bitmap
-from secateur.decoding import below, check_values, decode_with, fill_with_, stored_count, values_like
+from secateur.packing.bits import Places, bits_of, check_bitmap, count_nonzero, gather, pieces, places_of, to_bitmap
+from secateur.packing.decoding import below, check_values, decode_with, fill_with_, stored_count, values_like
 
 __all__ = ["Bitmask"]
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from secateur.bits import Places, bits_of, check_part, count_nonzero, gather, pieces, places_of
-from secateur.decoding import below, check_values, decode_with, fill_with_, values_like
 from secateur.errors import BadFile
+from secateur.packing.bits import Places, bits_of, check_part, count_nonzero, gather, pieces, places_of
+from secateur.packing.decoding import below, check_values, decode_with, fill_with_, values_like
 
 __all__ = ["Csr"]
 

@@ -7,9 +7,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from secateur.bits import bits_of
-from secateur.decoding import below
 from secateur.errors import BadFile
+from secateur.packing.bits import bits_of
+from secateur.packing.decoding import below
 
 __all__ = ["Dense"]
 

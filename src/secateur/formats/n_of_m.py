@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from secateur.bits import Mask, Places, bits_of, check_part, gather, pieces, to_bitmap
-from secateur.decoding import below, check_values, decode_with, fill_with_, stored_count, values_like
 from secateur.errors import BadFile
+from secateur.packing.bits import Mask, Places, bits_of, check_part, gather, pieces, to_bitmap
+from secateur.packing.decoding import below, check_values, decode_with, fill_with_, stored_count, values_like
 
 __all__ = ["NOfM"]
 

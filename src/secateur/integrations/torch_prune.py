@@ -29,7 +29,7 @@ from secateur.integrations.torch_layout import (
 )
 from secateur.masks import Masks
 from secateur.planning import plan
-from secateur.ranking import counts_of_top
+from secateur.ranking.selection import counts_of_top
 from secateur.scores import Scores
 from secateur.units import Units
 

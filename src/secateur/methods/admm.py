@@ -15,16 +15,16 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from secateur.attached import Attached
+from secateur.alternating.relaying import Relay
+from secateur.alternating.stages import Stages
 from secateur.errors import BadSchedule, BadSparsity
 from secateur.masks import Masks
 from secateur.protocols import Granularity
 from secateur.quantising import check_bits
-from secateur.relaying import Relay
 from secateur.report import Pruned
-from secateur.stages import Stages
 from secateur.targets import Ignore
 from secateur.task import Task
+from secateur.training.attached import Attached
 
 __all__ = ["ADMM", "ADMMRun"]
 

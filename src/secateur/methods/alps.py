@@ -19,7 +19,7 @@ from secateur.masks import Masks
 from secateur.names import allocation_of, granularity_of
 from secateur.notes import describe, notes_on
 from secateur.planning import agreed_sparsity, plan
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Granularity, Targets
 from secateur.report import Pruned
 from secateur.scores import Scores

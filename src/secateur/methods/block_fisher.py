@@ -19,24 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
-from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_seed
+from secateur.curvatures.class_axis import check_classes
+from secateur.curvatures.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
-from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Granularity, Targets
-from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
 from secateur.solvers.l0_regression import best_few, solve_on_support
 from secateur.targets import Ignore, find_targets, refuse_unfinite
 from secateur.task import Task
+from secateur.training.recalibration import recalibrate_
 
 __all__ = ["BlockFisher"]
 
@@ -62,7 +62,7 @@ class BlockFisher:
         ignore: what to leave alone.
         seed: for "sampled" and the random control.
         classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape
-            (`secateur.class_axis`).
+            (`secateur.curvatures.class_axis`).
     """
 
     allocation: Allocation | None = None

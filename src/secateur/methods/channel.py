@@ -27,17 +27,17 @@ from secateur.errors import BadScores, NeedsTask
 from secateur.graphs import copied
 from secateur.limits import check_units
 from secateur.masks import Masks
-from secateur.meeting import Limit, pricing_of
 from secateur.names import standing
+from secateur.narrowing.meeting import Limit, pricing_of
+from secateur.narrowing.recoupling import narrow_what_agrees
+from secateur.narrowing.repairing import repair_
+from secateur.narrowing.thinning import choose, coupled, members_of, receipt
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion
-from secateur.recoupling import narrow_what_agrees
-from secateur.repairing import repair_
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.thinning import choose, coupled, members_of, receipt
 
 __all__ = ["Channel"]
 
@@ -54,7 +54,7 @@ class Channel:
         ignore: layers whose channels stay.
         heads: "whole" or "inside"; see `secateur.couple`.
         norms: "hold" or "shrink"; see `secateur.couple`.
-        repair: refit the layers that read what left, by least squares on the task's batches (no labels); see `secateur.repairing`.
+        repair: refit the layers that read what left, by least squares on the task's batches (no labels); see `secateur.narrowing.repairing`.
         fallback: "graph": return a graph module where the class itself cannot be narrowed as far; see `secateur.couple`.
         cost_weight: how much of a score a million multiply-accumulates are worth; 0 leaves them out of it.
     """

@@ -25,12 +25,12 @@ from secateur.evolution.starting import digest, inputs_of, split, started
 from secateur.examples import device_of
 from secateur.graphs import copied
 from secateur.names import find
-from secateur.narrowing import narrow
+from secateur.narrowing.narrow import narrow
+from secateur.narrowing.recoupling import Narrowed
+from secateur.narrowing.thinning import coupled, receipt
 from secateur.notes import describe
 from secateur.protocols import Cost, Criterion
-from secateur.recoupling import Narrowed
 from secateur.targets import Ignore
-from secateur.thinning import coupled, receipt
 
 __all__ = ["CoEvolution"]
 

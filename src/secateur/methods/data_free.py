@@ -3,7 +3,7 @@
     couple --> wires (one maker, private readers) --> merge the cheapest pair, again and again --> how many --> narrow
 
 A removal costs s_ij = <a_j^2> ||eps_ij||^2 (eq. 4; see `secateur.solvers.merging`). Which groups qualify is found out by feeding noise
-in (`secateur.passage`), so convolutions, batch norms, pooling and flattening take part wherever the algebra holds. How many leave is
+in (`secateur.merging.passage`), so convolutions, batch norms, pooling and flattening take part wherever the algebra holds. How many leave is
 said by a sparsity or a budget, or by the saliencies themselves: units leave while that costs less than is most frequent (section 4).
 """
 
@@ -22,18 +22,18 @@ from secateur.errors import BadSparsity, NothingToPrune
 from secateur.graphs import copied
 from secateur.limits import check_units
 from secateur.masks import Masks
-from secateur.meeting import Limit
-from secateur.narrowing import narrow, structure_of
+from secateur.merging.passage import wires_of
+from secateur.merging.redundancy import DISTANCES, HISTOGRAMS, LEAST, Redundancy, merge_, redundancy_of
+from secateur.narrowing.meeting import Limit
+from secateur.narrowing.narrow import narrow, structure_of
+from secateur.narrowing.thinning import choose, coupled
 from secateur.notes import describe
-from secateur.passage import wires_of
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation
-from secateur.redundancy import DISTANCES, HISTOGRAMS, LEAST, Redundancy, merge_, redundancy_of
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.thinning import choose, coupled
 from secateur.units import Units
 
 __all__ = ["DataFree"]

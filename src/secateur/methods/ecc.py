@@ -1,6 +1,6 @@
 """ECC: a budget for coupled channels by primal-dual training (Yang, Zhu & Liu 2019, "ECC: Platform-independent energy-constrained DNN compression", CVPR).
 
-    min loss(W)  subject to  units alive in group g <= s_g,   E(s) <= B               E bilinear in the widths; see `secateur.primal_dual`
+    min loss(W)  subject to  units alive in group g <= s_g,   E(s) <= B               E bilinear in the widths; see `secateur.energy.primal_dual`
 
 Units die a few at a time while the network trains, where that hurts least for the energy it saves; dead units are held at zero. At the end the
 network is narrowed, measured, and, if a rounding missed the budget, narrowed a little further: the budget holds exactly.
@@ -14,20 +14,20 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.attached import Attached, last_step
+from secateur.energy.primal_dual import PrimalDual
 from secateur.errors import BadSchedule
-from secateur.holding import Hold, hold
 from secateur.limits import absolute, limit_of
 from secateur.masks import Masks
-from secateur.meeting import Met, measured, pricing_of
-from secateur.primal_dual import PrimalDual
-from secateur.profiling import profile
+from secateur.narrowing.meeting import Met, measured, pricing_of
+from secateur.narrowing.thinning import coupled, thin
+from secateur.profiling.profile import profile
 from secateur.projections import OntoChannels
 from secateur.report import Pruned
 from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.teaching import Teaching
-from secateur.thinning import coupled, thin
+from secateur.training.attached import Attached, last_step
+from secateur.training.holding import Hold, hold
+from secateur.training.teaching import Teaching
 
 __all__ = ["ECC", "ECCRun"]
 

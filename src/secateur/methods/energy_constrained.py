@@ -4,7 +4,7 @@
     Proj: keep the weights with the most w^2 for their energy, a 0/1 knapsack (their eq. 9);      B(t) = E_dense * (B / E_dense)^(t / end)
 
 Between projections weights may come back. After ``end_step`` the zeros are held and the optimizer starts afresh. Any cost that knows what
-single weights cost can be the budget's; ``energy`` is the analytic model of `secateur.systolic`. The budget holds exactly at the end.
+single weights cost can be the budget's; ``energy`` is the analytic model of `secateur.energy.systolic`. The budget holds exactly at the end.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,22 +14,22 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.attached import Attached, last_step
-from secateur.curvature import Curvature
+from secateur.curvatures.running import Curvature
 from secateur.errors import BadSchedule, UnknownName
 from secateur.granularities.unstructured import Unstructured
-from secateur.holding import Hold, hold
 from secateur.masks import Masks
 from secateur.notes import notes_on
 from secateur.planning import plan
-from secateur.profiling import compare, profile
+from secateur.profiling.profile import compare, profile
 from secateur.protocols import Cost
 from secateur.report import Pruned
 from secateur.scores import Scores
 from secateur.spending import Spending
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
-from secateur.teaching import Teaching
+from secateur.training.attached import Attached, last_step
+from secateur.training.holding import Hold, hold
+from secateur.training.teaching import Teaching
 
 __all__ = ["EnergyConstrained", "EnergyConstrainedRun"]
 
@@ -46,7 +46,7 @@ class EnergyConstrained:
         exact: solve every knapsack exactly, not greedily (whose gap is below one weight's square).
         min_kept: weights that stay in every layer at least.
         metric: in which what is lost is measured: "euclid", w^2, as in the paper; or "fisher", F w^2, with F from the gradients of the
-            training (`secateur.curvature`): weights that the loss does not feel leave first, whatever their size.
+            training (`secateur.curvatures.running`): weights that the loss does not feel leave first, whatever their size.
         distill: how much the dense model counts as a teacher; its term is ``penalty()``.
         temperature: of the teacher; None for regression.
         cost: the cost that the budget is in, with parameters of its own, such as ``Energy(array=SystolicArray(rows=8))``.

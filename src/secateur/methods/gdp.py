@@ -2,7 +2,7 @@
 
     min over W, m of  L(W (.) m),    m = h(W),    |m|_0 <= beta       (their section 3; beta here also as what the result may cost)
 
-    W <- W - lr * dL / d(W (.) m)                 all of W, so that what is out keeps learning and can come back (`secateur.sleeping`)
+    W <- W - lr * dL / d(W (.) m)                 all of W, so that what is out keeps learning and can come back (`secateur.training.sleeping`)
     score(unit) = | sum_r  dL/dW_r * W_r |        the first-order change of the loss, ranked over all layers at once
 
 Masks are renewed every so many steps, not during warm-up; then they are fixed, and the rest of the training tunes what is left.
@@ -18,7 +18,7 @@ all units in; their gradients go into the scores, averaged, and not into the wei
 last batch alone. ``memory`` carries scores over from renewal to renewal, so that masks settle; 0 is the paper's.
 
 **How fast what is out learns**: in the paper as fast as what is in (``pace=1``); in the authors' code not at all between renewals (0), since
-the gradient is masked there as well. At full pace, units that are out drift and come back wrong (`secateur.sleeping`), and the more so the
+the gradient is masked there as well. At full pace, units that are out drift and come back wrong (`secateur.training.sleeping`), and the more so the
 more are out; so by default those of a group share one step.
 """
 
@@ -29,21 +29,21 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.attached import Attached, last_step
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSchedule
 from secateur.limits import check_units, share_of
 from secateur.masks import Masks
 from secateur.names import criterion_of, standing
+from secateur.narrowing.thinning import choose, coupled, members_of, thin
 from secateur.notes import describe
-from secateur.profiling import profile
+from secateur.profiling.profile import profile
 from secateur.protocols import Criterion
 from secateur.report import Pruned
-from secateur.sleeping import Sleep, reading_places
 from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.thinning import choose, coupled, members_of, thin
-from secateur.turnover import Calendar, Turnover
+from secateur.training.attached import Attached, last_step
+from secateur.training.sleeping import Sleep, reading_places
+from secateur.training.turnover import Calendar, Turnover
 
 __all__ = ["GDP", "GDPRun"]
 

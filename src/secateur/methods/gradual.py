@@ -5,7 +5,7 @@
         optimizer.zero_grad(); loss(model, batch).backward(); optimizer.step(); run.step()
     pruned = run.finish()
 
-Masks only shrink, unless the schedule says that it regrows. Between updates they hold exactly (see `secateur.holding`).
+Masks only shrink, unless the schedule says that it regrows. Between updates they hold exactly (see `secateur.training.holding`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,20 +15,20 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.attached import Attached
 from secateur.errors import BadSchedule, WrongModel
-from secateur.holding import Hold, hold
 from secateur.masks import Masks
 from secateur.names import allocation_of, criterion_of, granularity_of
 from secateur.notes import describe, notes_on, too_late
 from secateur.planning import agreed_sparsity, plan
-from secateur.profiling import compare, profile
+from secateur.profiling.profile import compare, profile
 from secateur.protocols import Criterion, Granularity, LiveCriterion, Schedule, Tracker
 from secateur.report import Profile, Pruned
 from secateur.schedules.polynomial import PolynomialDecay
 from secateur.scores import Scores
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
+from secateur.training.attached import Attached
+from secateur.training.holding import Hold, hold
 
 __all__ = ["Gradual", "GradualRun"]
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from secateur.counting import check_sparsity
 from secateur.errors import BadSchedule, NeedsTask
-from secateur.holding import hold
 from secateur.masks import Masks
 from secateur.names import allocation_of, criterion_of, granularity_of, standing
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
-from secateur.profiling import compare, profile
+from secateur.profiling.profile import compare, profile
 from secateur.protocols import Criterion, Granularity
 from secateur.report import Pruned
 from secateur.targets import Ignore, find_targets
 from secateur.task import Task
+from secateur.training.holding import hold
 
 __all__ = ["Iterative"]
 

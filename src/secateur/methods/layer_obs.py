@@ -20,28 +20,28 @@ from torch import nn
 from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
 from secateur.allocations.priced import Priced
-from secateur.block_tuning import Tuning
-from secateur.calibration import Calibration, Settings
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
-from secateur.done import Done
-from secateur.error_bound import bound_of
 from secateur.error_curves import budgeted, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
-from secateur.holdout import HELD_OUT
-from secateur.listening_in import surgical_targets
+from secateur.layerwise.block_tuning import Tuning
+from secateur.layerwise.calibration import Calibration, Settings
+from secateur.layerwise.done import Done
+from secateur.layerwise.error_bound import bound_of
+from secateur.layerwise.holdout import HELD_OUT
+from secateur.layerwise.listening_in import surgical_targets
+from secateur.layerwise.surgery import SOLVERS, refits
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Granularity
-from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.scores import Scores
-from secateur.surgery import SOLVERS, refits
 from secateur.targets import Ignore, ignored_parameters, refuse_unfinite
 from secateur.task import Task
+from secateur.training.recalibration import recalibrate_
 from secateur.units import Units
 
 __all__ = ["LayerObs"]
@@ -58,17 +58,17 @@ class LayerObs:
         allocation: how much of each layer stays; None for N:M. `secateur.allocations.global_` (``scope="global"`` of `secateur.prune`)
             and ``budget=`` find what each gets from the layers' errors by dynamic programming; ``scope="layer"`` takes the same of each.
         granularity: what leaves together.
-        solver: "columns", "exact", "split", "scores", "activation", "magnitude" or "random"; see `secateur.surgery`.
+        solver: "columns", "exact", "split", "scores", "activation", "magnitude" or "random"; see `secateur.layerwise.surgery`.
         refit: solve for all survivors of a layer jointly in the end; "exact" ends there anyway, and the last three move nothing.
         targets: what a pruned layer is to give: "own", "dense" or "apart".
         order: "layers": a layer takes in what the pruned layers before it in its block give; "blocks": what the dense block gives.
         damping: added to Hessians, as a fraction of the mean diagonal; "held_out": for each layer what does best on batches that its fit did
-            not see (`secateur.holdout`), which matters where samples are few beside its inputs.
+            not see (`secateur.layerwise.holdout`), which matters where samples are few beside its inputs.
         block: columns that the solver "columns" decides together.
         samples: places (patches, tokens) taken of each batch and layer at most, at random.
         blocks: the paths of the blocks, where they are not found by themselves.
         tune: passes over the batches in which the survivors of a block are tuned together towards what the dense block gives
-            (`secateur.block_tuning`); 0: none.
+            (`secateur.layerwise.block_tuning`); 0: none.
         rate: of that tuning.
         norms: whether batch-norm statistics are refreshed on the batches in the end.
         folder: where finished blocks are written, so that a run that was killed goes on where it was.

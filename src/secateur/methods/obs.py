@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
-from secateur.class_axis import check_classes
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
+from secateur.curvatures.class_axis import check_classes
+from secateur.curvatures.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
+from secateur.curvatures.outcomes import NOTHING, Outcome, check_floor, judged, outcome_of
 from secateur.errors import BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
-from secateur.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.masks import Masks
 from secateur.notes import describe, notes_on
-from secateur.outcomes import NOTHING, Outcome, check_floor, judged, outcome_of
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Granularity, Targets
 from secateur.quotas import Quota, leaving, quotas_of
 from secateur.report import Pruned
@@ -55,7 +55,7 @@ class Obs:
             count, and where is found out; others say it for every parameter, biases too. None: a stop rule decides.
         floor: the least quality (``task.evaluate``) that the network may have.
         most_rise: the largest total of predicted rises of the loss.
-        curvature: "squared", "cross_entropy", "sampled" or "empirical"; see `secateur.jacobians`.
+        curvature: "squared", "cross_entropy", "sampled" or "empirical"; see `secateur.curvatures.jacobians`.
         inverse: "cholesky", or "recursion", the paper's.
         alpha: added to the Hessian's diagonal; None: a tenth of its mean, so that steps stay where the quadratic holds. The paper takes 1e-8 to
             1e-4, which suits a network at a minimum that loses one weight at a time, with more samples than weights.

@@ -12,7 +12,7 @@ from secateur.granularities.unstructured import Unstructured
 from secateur.names import standing
 from secateur.notes import describe, notes_on
 from secateur.planning import plan
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
 from secateur.scores import Scores

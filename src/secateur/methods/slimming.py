@@ -16,19 +16,19 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from secateur.attached import Attached
 from secateur.coupling import Coupling
 from secateur.criteria.bn_scale import BnScale, scales_of
 from secateur.errors import BadSchedule, NothingToPrune, WrongModel
 from secateur.limits import check_units, share_of
 from secateur.masks import Masks
+from secateur.narrowing.thinning import choose, coupled, members_of, thin
 from secateur.notes import describe, too_late
-from secateur.profiling import profile
+from secateur.profiling.profile import profile
 from secateur.protocols import Schedule
 from secateur.report import Pruned
 from secateur.targets import Ignore
 from secateur.task import Task
-from secateur.thinning import choose, coupled, members_of, thin
+from secateur.training.attached import Attached
 
 __all__ = ["Slimming", "SlimmingRun"]
 

@@ -26,18 +26,18 @@ from secateur.examples import leaving_no_trace
 from secateur.graphs import copied
 from secateur.limits import check_units, share_of
 from secateur.masks import Masks
-from secateur.meeting import Limit
 from secateur.names import allocation_of, criterion_of, standing
-from secateur.narrowing import narrow, structure_of
+from secateur.narrowing.meeting import Limit
+from secateur.narrowing.narrow import narrow, structure_of
+from secateur.narrowing.thinning import choose, coupled, masks_of, members_of
 from secateur.notes import describe
-from secateur.profiling import compare
+from secateur.profiling.profile import compare
 from secateur.protocols import Allocation, Criterion
-from secateur.recalibration import recalibrate_
 from secateur.report import Pruned
 from secateur.structure import Structure
 from secateur.targets import Ignore, ignored_parameters
 from secateur.task import Task
-from secateur.thinning import choose, coupled, masks_of, members_of
+from secateur.training.recalibration import recalibrate_
 
 __all__ = ["Stepwise"]
 

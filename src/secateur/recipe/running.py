@@ -13,15 +13,15 @@ from torch import nn
 from secateur.errors import BadRecipe, WrongModel
 from secateur.methods.gradual import Gradual
 from secateur.names import build, dotted, find
-from secateur.profiling import profile
+from secateur.profiling.profile import profile
 from secateur.pruning import prune
-from secateur.recalibration import recalibrate_
 from secateur.recipe.inputs import example_inputs_of
 from secateur.recipe.options import method_named, schedule_named, works_by_name
 from secateur.recipe.schema import PruneSection, Recipe, TaskSection, TrainSection
 from secateur.report import Pruned
 from secateur.storage import load as load_packed
 from secateur.task import Task
+from secateur.training.recalibration import recalibrate_
 
 __all__ = ["Progress", "build_task", "run", "trained_model"]
 

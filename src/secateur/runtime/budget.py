@@ -19,18 +19,18 @@ from secateur.allocations.uniform import Uniform
 from secateur.budgets import Budget, spelled
 from secateur.criteria.magnitude import Magnitude
 from secateur.errors import NeedsTask, OverBudget, UnknownName, UnknownOperation
-from secateur.meeting import Aims
 from secateur.methods.one_shot import OneShot
 from secateur.names import budget_of
+from secateur.narrowing.meeting import Aims
 from secateur.planning import plan
 from secateur.pricing import Part
+from secateur.profiling.timing import Call, measure
 from secateur.protocols import Allocation, Granularity
 from secateur.report import Pruned
 from secateur.runtime.compiled import Compiled, compile_model
 from secateur.scores import Scores
 from secateur.targets import find_targets
 from secateur.task import Task
-from secateur.timing import Call, measure
 
 __all__ = ["EngineLatency", "check_engine", "within_engine"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from secateur.document import DTYPES, Document, parse_json
 from secateur.errors import BadFile
-from secateur.packing import METADATA_KEY
+from secateur.packing.document import DTYPES, Document, parse_json
+from secateur.packing.pack import METADATA_KEY
 
 __all__ = ["Container", "opened"]
 

@@ -12,14 +12,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from secateur.bits import count_nonzero
 from secateur.columns import expand
 from secateur.cutting import cut_
-from secateur.document import Document
 from secateur.errors import BadFile
 from secateur.masks import Masks
-from secateur.narrowing import remember_structure_
-from secateur.recapturing import recaptured
+from secateur.narrowing.narrow import remember_structure_
+from secateur.narrowing.recapturing import recaptured
+from secateur.packing.bits import count_nonzero
+from secateur.packing.document import Document
 from secateur.report import Profile, Pruned, Report
 from secateur.storage.container import Container, opened
 from secateur.storage.slots import slots_of

@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from secateur.columns import compact
 from secateur.errors import WrongModel
 from secateur.masks import Masks
-from secateur.narrowing import structure_of
-from secateur.packing import Packed, pack
+from secateur.narrowing.narrow import structure_of
+from secateur.packing.pack import Packed, pack
+from secateur.packing.rounding import restored, rounded
 from secateur.replacing import replacing
 from secateur.report import Pruned
-from secateur.rounding import restored, rounded
 from secateur.storage.stored import APART, mask_key
 from secateur.structure import Structure
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.document import DTYPES
 from secateur.errors import WrongModel
+from secateur.packing.document import DTYPES
 from secateur.storage.stored import Stored
 
 __all__ = ["Slots", "slots_of"]

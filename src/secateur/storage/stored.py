@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.decoding import Codec
-from secateur.document import DTYPES, Document, Entry, key_of
 from secateur.errors import BadFile, SecateurError
 from secateur.names import build
-from secateur.packing import codecs
-from secateur.rounding import restored
+from secateur.packing.decoding import Codec
+from secateur.packing.document import DTYPES, Document, Entry, key_of
+from secateur.packing.pack import codecs
+from secateur.packing.rounding import restored
 from secateur.storage.container import Container
 from secateur.structure import Structure
 

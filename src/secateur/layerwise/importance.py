@@ -1,0 +1,143 @@
+"""What an error of each output of a layer counts for the network: mean squares of gradients at the outputs.
+
+    loss rise ~ 1/2 sum over layers, rows r    I_r * e_r,      I_r = sum over places of g_r^2,    e_r = mean squared output error of row r
+
+With a loss, g is its gradient (the empirical Fisher at outputs; the loss's labels are used). Without one, g is that of a random
+projection of what the network gives, so that I measures squared output error and no label is looked at.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
+
+from secateur.activations import called, fresh
+from secateur.errors import BadCalibration, NeedsTask
+from secateur.facts import LayerFacts
+from secateur.gradients import evaluating
+from secateur.layerwise.ties import paths_of
+from secateur.task import Task
+
+__all__ = ["importance_of"]
+
+
+def importance_of(
+    model: nn.Module,
+    targets: Mapping[str, LayerFacts],
+    task: Task,
+    batches: Sequence[Any],
+    *,
+    seed: int = 0,
+    uses: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Tensor]:
+    """``[rows]`` for every parameter in ``targets``, summed over batches; the model is left as it was.
+
+    Args:
+        model: the network.
+        targets: the parameters; layers whose output is not theirs row by row (attention, recurrent) get one number for all rows.
+        task: its loss, where it has one.
+        batches: what the network is run on.
+        seed: of the projections.
+        uses: for each parameter the names under which layers hold it, where several share it (`secateur.layerwise.ties`); all of them are summed.
+    """
+    layers = {name: paths_of((uses or {}).get(name, (name,))) for name in targets}
+    paths = {path for found in layers.values() for path in found}
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, Tensor] = {}
+    with _noted(model, paths) as outs:
+        for batch in batches:
+            with evaluating(model), torch.enable_grad():
+                value = _value(model, batch, task, generator)
+                _refuse_useless(value)
+                found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
+            for (path, _), gradient in zip(outs, found, strict=True):
+                if gradient is not None:
+                    squares = _by_row(model.get_submodule(path), gradient.double())
+                    sums[path] = sums[path] + squares if path in sums else squares
+            outs.clear()
+    return {
+        name: _fitting(model, name, facts, [_of(path, sums) for path in layers[name]])
+        for name, facts in targets.items()
+    }
+
+
+@contextmanager
+def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """What these layers give while the model runs, to be differentiated by; no parameter is."""
+    outs: list[tuple[str, Tensor]] = []
+
+    def note(path: str, out: Any) -> Any:
+        first = out[0] if isinstance(out, tuple) else out
+        packed = isinstance(first, PackedSequence)
+        flow = first.data if packed else first
+        if flow.is_inference():
+            raise NeedsTask(
+                f"{path!r} runs in inference mode, where nothing is differentiated: pass scope='layer', which needs no gradients"
+            )
+        if not flow.requires_grad:
+            flow = flow.detach().requires_grad_(True)
+        outs.append((path, flow))
+        handed = flow.clone()  # what follows may change it in place
+        handed = first._replace(data=handed) if packed else handed
+        return (handed, *out[1:]) if isinstance(out, tuple) else handed
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: note(path, out))
+        for path in paths
+    ]
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield outs
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for handle in handles:
+            handle.remove()
+
+
+def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
+    if task.loss is not None:
+        return task.needs_loss("the weighing of errors")(model, fresh(batch))
+    given = [leaf for leaf in tree_leaves(called(model, batch)) if isinstance(leaf, Tensor)]
+    real = [leaf for leaf in given if leaf.is_floating_point()]
+    return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
+
+
+def _refuse_useless(value: Tensor) -> None:
+    if not bool(torch.isfinite(value)):
+        raise BadCalibration(
+            f"Task.loss gave {float(value.detach())} on a calibration batch: its gradients say nothing; look at the loss and the labels"
+        )
+    if not value.requires_grad:
+        raise NeedsTask(
+            "Task.loss gave a number without a gradient (detached, or made under no_grad): return the tensor itself, or leave loss= out, or pass "
+            "scope='layer', which needs none"
+        )
+
+
+def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
+    dim = (
+        1
+        if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() == module.weight.dim()
+        else gradient.dim() - 1
+    )
+    dim = 0 if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() < module.weight.dim() else dim
+    return gradient.movedim(dim, 0).flatten(1).square().sum(1)
+
+
+def _of(path: str, sums: Mapping[str, Tensor]) -> Tensor | None:
+    """Of a layer, or of the attention whose out-projection it is; None where neither was called."""
+    return sums.get(path, sums.get(path.rpartition(".")[0]))
+
+
+def _fitting(model: nn.Module, name: str, facts: LayerFacts, sums: Sequence[Tensor | None]) -> Tensor:
+    rows = facts.canonical(model.get_parameter(name).detach()).shape[0]
+    known = [found if len(found) == rows else found.mean().expand(rows) for found in sums if found is not None]
+    total = torch.stack(known).sum(0) if known else torch.ones(rows, dtype=torch.float64)
+    return total.clamp_min(1e-12 * float(total.max()) or 1e-300)

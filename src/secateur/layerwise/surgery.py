@@ -1,0 +1,233 @@
+"""One layer under the knife: choose what leaves, let the rest make up for it, and say what it costs by the quadratic and in fact.
+
+solvers   columns   column by column (SparseGPT), then the joint solve on the support
+exact     greedy row by row (OBC), whose own steps end at the joint solve
+split     a support by splitting (ALPS), from the one of "columns", then the same
+scores    w^2 / [H^-1]_qq ranked once (Dong et al. 2017, eq. 9), then the same
+activation  |w| * rms of the input (Wanda), nothing moves
+magnitude, random   controls, nothing moves
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from secateur.errors import UnknownName
+from secateur.facts import LayerFacts
+from secateur.granularities.pattern import Pattern
+from secateur.granularities.unstructured import Unstructured
+from secateur.layerwise.done import Operation
+from secateur.layerwise.inflow import as_rows, from_rows
+from secateur.planning import select
+from secateur.protocols import Granularity
+from secateur.quadratic import Damped, chosen_by, damp, inverse, rise
+from secateur.scores import Scores
+from secateur.solvers.admm_support import admm_support
+from secateur.solvers.column_obs import ColumnChoice, column_obs
+from secateur.solvers.row_obs import row_traces
+from secateur.solvers.support import refit_on_support
+
+__all__ = ["CONTROLS", "SOLVERS", "Quota", "operate", "refits"]
+
+SOLVERS = ("columns", "exact", "split", "scores", "activation", "magnitude", "random")
+_EXACTLY = 3e8  # weights times features up to which all is done in float64
+CONTROLS = ("activation", "magnitude", "random")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How much of one parameter stays, and what leaves together.
+
+    Args:
+        name: of the parameter.
+        facts: how it is laid out.
+        like: it, or a tensor of its shape.
+        granularity: what leaves together.
+        count: units that stay.
+        groups: groups of rows with inputs of their own.
+    """
+
+    name: str
+    facts: LayerFacts
+    like: Tensor
+    granularity: Granularity
+    count: int
+    groups: int = 1
+
+    def choose(self, evidence: Tensor) -> Tensor:
+        """The units with the most evidence, bool; evidence is ``[groups, rows, features]`` and adds."""
+        if self.granularity == Unstructured():
+            return chosen_by(evidence, self.count)
+        values = {self.name: from_rows(evidence, self.facts, self.like)}
+        scores = Scores(values, facts={self.name: self.facts})
+        keep = select(self.granularity.pool(scores), {self.name: self.count})
+        return as_rows(self.granularity.spread(keep, scores)[self.name], self.facts, self.groups)
+
+    def columns(self, weights: int) -> ColumnChoice | None:
+        """The same for the solver that goes column by column with ``weights`` to keep; None where it has no word for the pattern."""
+        kind = self.granularity
+        if isinstance(kind, Unstructured):
+            return ColumnChoice(count=weights, per_row=kind.per_row)
+        if isinstance(kind, Pattern):
+            sizes = dict(kind.sizes)
+            if kind.weights == "o (g m) k" and kind.quota:
+                return ColumnChoice(n=kind.quota, m=sizes["m"])
+            if kind.weights == "(o r) (i c) k" and kind.elements == "r c" and not kind.quota:
+                return ColumnChoice(count=weights, rows=sizes["r"], columns=sizes["c"])
+        return None
+
+
+def operate(
+    weights: Tensor,
+    hessians: list[Tensor],
+    quota: Quota,
+    *,
+    solver: str = "columns",
+    refit: bool = True,
+    damping: float = 0.01,
+    block: int = 128,
+    generator: torch.Generator | None = None,
+    importance: Tensor | None = None,
+) -> Operation:
+    """Prune one parameter.
+
+    Args:
+        weights: what is to be imitated, ``[groups, rows, features]``.
+        hessians: one for each group, ``[features, features]``.
+        quota: how much stays.
+        solver: one of `SOLVERS`.
+        refit: whether survivors are solved for jointly in the end; "exact" does so anyway.
+        damping: a fraction of each Hessian's mean diagonal.
+        block: columns that the solver "columns" decides together.
+        generator: for "random".
+        importance: of each row, ``[groups, rows]``: what an error of its output counts; it matters where rows compete.
+
+    Raises:
+        UnknownName: there is no such solver.
+        BadCalibration: a Hessian is not finite.
+    """
+    if solver not in SOLVERS:
+        raise UnknownName(f"solver={solver!r} is not known: use one of {', '.join(SOLVERS)}")
+    exact = weights.dtype == torch.float64 or weights.numel() * weights.shape[2] <= _EXACTLY
+    kind = torch.float64 if exact else torch.float32
+    w = weights.to(kind)
+    damped = [damp(h.to(kind), damping, quota.name) for h in hessians]
+    w = torch.where(torch.stack([d.dead for d in damped]).unsqueeze(1), 0, w)
+    weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
+    if solver in CONTROLS:
+        mask = quota.choose(_plain(solver, w, hessians, generator) * (weigh if solver == "activation" else 1))
+        moved, predicted = w * mask, _total(w * ~mask, [d.matrix for d in damped])
+    else:
+        mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
+    refitted = predicted
+    if refits(solver, refit=refit):
+        moved = torch.stack(
+            [refit_on_support(a, d.matrix, m, start=s) for a, d, m, s in zip(w, damped, mask, moved, strict=True)]
+        )
+        refitted = _total(w - moved, [d.matrix for d in damped])
+        predicted = refitted if solver == "exact" else predicted
+    return Operation(
+        weights=moved,
+        mask=mask,
+        predicted=predicted,
+        refitted=refitted,
+        measured=_total(weights.to(kind) - moved, hessians),
+        energy=_total(weights.to(kind), hessians),
+        notes={"dead": sum(int(d.dead.sum()) for d in damped), "damping": [d.added for d in damped]},
+    )
+
+
+def refits(solver: str, *, refit: bool) -> bool:
+    """Whether survivors end where a joint solve does: also by the steps of "exact", each of which moves all that are left of its row."""
+    return solver == "exact" or (refit and solver not in CONTROLS)
+
+
+def _total(delta: Tensor, hessians: list[Tensor]) -> float:
+    """A mean of squares, so never below zero, where what is next to nothing drowns in the rounding of a Hessian without full rank."""
+    return max(sum(rise(d, h) for d, h in zip(delta, hessians, strict=True)), 0.0)
+
+
+def _plain(solver: str, w: Tensor, hessians: list[Tensor], generator: torch.Generator | None) -> Tensor:
+    """Evidence that needs no inverse; squares, so that it adds over units."""
+    if solver == "random":
+        return torch.rand(w.shape, generator=generator, dtype=torch.float64).to(w.device)
+    if solver == "magnitude":
+        return w.square()
+    return w.square() * torch.stack([h.diagonal() for h in hessians]).unsqueeze(1).to(w.dtype)
+
+
+def _chosen(
+    w: Tensor, damped: list[Damped], quota: Quota, solver: str, *, block: int, weigh: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Mask, weights moved by the steps, and the rise of these steps."""
+    choices = _choices(w, damped, quota, solver, weigh)
+    root = weigh.sqrt()  # rows are solved alike whatever they count, but they compete by it
+    found = [
+        column_obs(a * r, d.matrix, choice, block=block)
+        for a, r, d, choice in zip(w, root, damped, choices, strict=True)
+    ]
+    moved = torch.stack([weights for weights, _, _ in found]) / root
+    mask = torch.stack([kept for _, kept, _ in found])
+    if solver == "split":
+        mask = _split(w, damped, quota, moved, root)
+    return mask, moved * mask, _total(w - moved * mask, [d.matrix for d in damped])
+
+
+def _choices(
+    w: Tensor, damped: list[Damped], quota: Quota, solver: str, weigh: Tensor
+) -> Sequence[ColumnChoice | Tensor]:
+    """What the columns are to keep, for each group: so many, or a mask."""
+    words = quota.columns(0)
+    if words is not None and (w.shape[1] % words.rows or w.shape[2] % words.columns):
+        words = None  # blocks do not fit into a group of rows: they are ranked once
+    if len(w) == 1 and words is not None and solver in ("columns", "split"):
+        return [replace(words, count=quota.count * words.rows * words.columns)]
+    inverses = [inverse(d.matrix) for d in damped]
+    once = w.square() / torch.stack([i.diagonal() for i in inverses]).unsqueeze(1)
+    mask = quota.choose(once * weigh)
+    if solver == "exact":
+        mask = _exact(w, damped, inverses, mask, quota=quota, weigh=weigh)
+    if solver in ("exact", "scores") or words is None:
+        return list(mask)
+    return [replace(words, count=int(m.sum())) for m in mask]
+
+
+def _exact(
+    w: Tensor, damped: list[Damped], inverses: list[Tensor], mask: Tensor, *, quota: Quota, weigh: Tensor
+) -> Tensor:
+    """Greedy masks, where single weights or N:M leave; other patterns keep the ranking."""
+    choice = quota.columns(1)
+    if choice is None or choice.rows * choice.columns > 1:
+        return mask
+    found = []
+    for a, d, i, m, r in zip(w, damped, inverses, mask, weigh, strict=True):
+        gone = m.numel() - int(m.sum())
+        if choice.m:
+            traces = row_traces(a, d.matrix, n=choice.n, m=choice.m, inverse=i)
+            found.append(traces.mask(traces.order.numel()))
+            continue
+        each = gone // len(a) if choice.per_row and gone % len(a) == 0 else None
+        traces = row_traces(a * r.sqrt(), d.matrix, inverse=i, steps=each)
+        found.append(traces.mask(gone))
+    return torch.stack(found)
+
+
+def _split(w: Tensor, damped: list[Damped], quota: Quota, moved: Tensor, root: Tensor) -> Tensor:
+    """One group after another; units of the others compete with what they have."""
+    evidence = (moved * root).square() * torch.stack([d.matrix.diagonal() for d in damped]).unsqueeze(1)
+    masks = (moved != 0).clone()
+    for group, d in enumerate(damped):
+
+        def project(scaled: Tensor, group: int = group) -> Tensor:
+            evidence[group] = scaled.square()
+            return quota.choose(evidence)[group]
+
+        split = admm_support(w[group] * root[group], d.matrix, project, start=moved[group] * root[group])
+        masks[group] = split.mask
+    if len(damped) == 1:
+        return masks
+    return quota.choose(evidence)  # a last look at all groups, so that the count is exact

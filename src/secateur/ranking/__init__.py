@@ -1,0 +1,1 @@
+"""Exact selection of the k largest scores out of any number, in bounded memory and linear time."""
