@@ -60,7 +60,7 @@ def imports_of(path):
 
 def floor(name):
     top = name.split(".")[0]
-    assert top in FLOOR_OF, f"{top!r} has no floor: put it into FLOORS here, and into the architecture page"
+    assert top in FLOOR_OF, f"{top!r} has no floor: put it into FLOORS here, and a package into CONTRIBUTING.md's table"
     return FLOOR_OF[top]
 
 
