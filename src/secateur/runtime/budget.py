@@ -37,6 +37,7 @@ __all__ = ["EngineLatency", "check_engine", "within_engine"]
 _SPARSE = (0.95, 0.8)  # two sparsities at which no kernel falls back to all weights
 _ROUNDS = 8
 _SLACK = 0.02
+_LEAST = 0.02  # of what all layers' weights take: nothing is tried below, where a layer would be empty
 _SPARED = 0.5  # no layer falls below this part of the density that all would have alike: scores do not see what an empty layer takes away
 
 
@@ -79,10 +80,10 @@ def within_engine(
     clock = _Clock(model, timed.scores(model, task), method.granularity, example_inputs, seconds)
     prices, fixed = clock.prices(min_kept)
     spent = sum(each * clock.scores.values[name].numel() for name, each in prices.items())
-    aims, best = Aims(start=fixed + spent, least=fixed, slack=_SLACK), None
+    aims, best = Aims(start=fixed + spent, least=fixed + _LEAST * spent, slack=_SLACK), None
     for _ in range(_ROUNDS):
         steps = tuple((name, ((float("inf"), each),)) for name, each in prices.items())
-        spared = _SPARED * max(0.0, aims.next - fixed) / spent if spent else 0.0  # of a uniform sparsity for that time
+        spared = _SPARED * (aims.next - fixed) / spent if spent else 0.0  # of a uniform sparsity for that time
         amount = Priced(
             prices=steps, limit=aims.next, fixed=fixed, power=power, relative=relative, min_kept=min_kept or spared
         )
@@ -96,7 +97,7 @@ def within_engine(
             break
     if best is None:
         raise OverBudget(
-            f"the engine takes at least {fixed:.4g} ms for what does not leave, and {budget!r} was asked for; raise the budget, or narrow "
+            f"the engine takes at least {aims.least:.4g} ms for what does not leave, and {budget!r} was asked for; raise the budget, or narrow "
             "the network with granularity='channel'"
         )
     pruned: Pruned = replace(method, allocation=best.amount)(model, task=task, example_inputs=example_inputs)
