@@ -17,7 +17,7 @@ FLOORS = {
     3: "layers targets gradients notes examples coupling cutting narrow_attention gates activations graphs probing limits projections spending controls cyclegan evolution fidelity mapped renewing layerwise curvatures energy narrowing training alternating profiling merging",
     4: "criteria costs error_curves",
     5: "methods sensitivity",
-    6: "storage export runtime reporting integrations recipe testing amounts pruning on_disk demo",
+    6: "storage export runtime reporting integrations recipe testing amounts choices pruning on_disk demo",
     7: "cli",
     8: "__main__",
 }

@@ -1,21 +1,19 @@
-"""`prune`: the one call. Strings become objects here, and only here."""
+"""`prune`: the one call."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from secateur.amounts import Amount
+from secateur.choices import Choice
 from secateur.counting import check_seed
 from secateur.criteria.magnitude import Magnitude
 from secateur.errors import BadSparsity, OverBudget, UnknownName
 from secateur.limits import check_words
-from secateur.methods.channel import Channel
 from secateur.methods.one_shot import OneShot
-from secateur.names import build, find, granularity_of, names_in
 from secateur.notes import describe
 from secateur.protocols import Allocation, Criterion, Granularity
 from secateur.report import Pruned
@@ -26,8 +24,6 @@ from secateur.targets import Ignore, find_targets
 from secateur.task import Task
 
 __all__ = ["prune"]
-
-_OF_CHANNELS = ("round_to", "heads", "norms", "repair", "fallback", "cost_weight")
 
 
 def prune(
@@ -93,96 +89,29 @@ def prune(
     """
     check_words(model, budget)
     check_seed(seed)
-    own = _own(method, granularity)
-    if own is not None and include_bias is not None and hasattr(own, "include_bias"):
-        options["include_bias"] = include_bias
-    elif own is not None and include_bias:
-        raise UnknownName(f"the method {method!r} prunes no biases: leave include_bias out")
+    choice = Choice(method=method, granularity=granularity, ignore=ignore, include_bias=include_bias, seed=seed)
     amount = Amount(
         sparsity=sparsity, budget=budget, scope=scope, overrides=overrides, min_kept=min_kept, runtime=runtime
     )
     if budget is not None and granularity != "channel":
         amount.check_budget()
-        built = _of_masks(own, method, granularity, options, ignore=ignore, include_bias=bool(include_bias), seed=seed)
-        return _within(built, amount, model, task, example_inputs)
-    if budget is not None and budget.strip().startswith("latency") and "round_to" not in options:
-        again = partial(
-            prune,
-            model,
-            method,
-            granularity=granularity,
-            scope=scope,
-            budget=budget,
-            min_kept=min_kept,
-            ignore=ignore,
-            runtime=runtime,
-        )
-        return _rounded(partial(again, task=task, example_inputs=example_inputs, seed=seed, **options))
-    if own is not None:
-        built = _built(own, method, amount, granularity, options, ignore=ignore, seed=seed)
-    elif granularity == "channel":
-        shape = {key: options.pop(key) for key in _OF_CHANNELS if key in options}
-        allocation = amount.of_groups()
-        criterion = _criterion(method, options, seed, more=_OF_CHANNELS)
-        built = Channel(criterion=criterion, allocation=allocation, ignore=ignore, **shape)
-    else:
-        pattern = granularity_of(granularity)
-        built = OneShot(
-            allocation=None if amount.said_by(pattern) else amount.allocation(),
-            criterion=_criterion(method, options, seed),
-            granularity=pattern,
-            ignore=ignore,
-            include_bias=bool(include_bias),
-        )
-    return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
+        return _within(choice.priced(options), amount, model, task, example_inputs)
+
+    def run(**more: Any) -> Pruned:
+        built = choice.built(amount, options | more)
+        return built(model, task=task, example_inputs=example_inputs)  # type: ignore[no-any-return]
+
+    timed = budget is not None and budget.strip().startswith("latency")
+    return _rounded(run) if timed and "round_to" not in options else run()
 
 
-def _rounded(again: Callable[..., Pruned]) -> Pruned:
+def _rounded(run: Callable[..., Pruned]) -> Pruned:
     """Widths in multiples of 8: odd ones cost more than they save, unless there is no other way."""
     with suppress(OverBudget):
-        return again(round_to=8)
-    found = again(round_to=1)
+        return run(round_to=8)
+    found = run(round_to=1)
     said = "No widths in multiples of 8, the default for a latency, keep this budget, so any width was allowed; round_to=8 insists"
     return replace(found, report=replace(found.report, notes=(*found.report.notes, said)))
-
-
-def _built(
-    own: Any,
-    name: str | Criterion,
-    amount: Amount,
-    granularity: Any,
-    options: dict[str, Any],
-    *,
-    ignore: Any,
-    seed: int,
-) -> Any:
-    """A method of its own; what it is not told, it finds out."""
-    asked, how = amount.is_given, dict[str, Any](ignore=ignore)
-    if own.by_name == "any":
-        how |= {"granularity": (pattern := granularity_of(granularity)), "seed": seed}
-        asked = asked and not amount.said_by(pattern)
-    whole = amount.allocation if getattr(own, "may_empty", False) else amount.of_groups
-    how["allocation"] = whole() if asked else None
-    return build(own, how | options, f"method {name!r}")
-
-
-def _of_masks(
-    own: Any,
-    method: str | Criterion,
-    granularity: Any,
-    options: dict[str, Any],
-    *,
-    ignore: Any,
-    include_bias: bool,
-    seed: int,
-) -> Any:
-    """What takes single weights, rows, blocks, ... within a budget."""
-    how = dict[str, Any](granularity=granularity_of(granularity), ignore=ignore)
-    if own is None:
-        return OneShot(criterion=_criterion(method, options, seed), include_bias=include_bias, **how)
-    if not hasattr(own, "clocked"):
-        raise UnknownName(f"{method!r} keeps no budget: pass sparsity=, or use 'layer_obs' or a criterion")
-    return build(own, how | {"seed": seed} | options, f"method {method!r}")
 
 
 def _within(method: Any, amount: Amount, model: nn.Module, task: Task | None, example_inputs: Any) -> Pruned:
@@ -212,38 +141,3 @@ def _within(method: Any, amount: Amount, model: nn.Module, task: Task | None, ex
     allocation = spending.allocation(targets, power=power, min_kept=kept)
     pruned: Pruned = replace(method, allocation=allocation)(model, task=task, example_inputs=example_inputs)
     return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, spending.says(pruned.model))))
-
-
-def _own(method: str | Criterion, granularity: str | Granularity) -> Any:
-    """A method of its own that is called by its name, if ``method`` is one.
-
-    Raises:
-        UnknownName: it works at another granularity.
-    """
-    if not isinstance(method, str) or method not in names_in("methods"):
-        return None
-    found = find("methods", method)
-    own = getattr(found, "by_name", None)
-    if own == "any" and granularity == "channel":
-        raise UnknownName(
-            f"the method {method!r} sets weights to zero and keeps all widths; to take channels out, rank them by a criterion, e.g. "
-            "'reconstruction' or 'taylor_map' with granularity='channel' and repair=True"
-        )
-    if own is not None and own not in ("any", granularity):
-        raise UnknownName(f"the method {method!r} takes whole units out: pass granularity={own!r} and example_inputs=")
-    return None if own is None else found
-
-
-def _criterion(method: str | Criterion, options: dict[str, Any], seed: int, *, more: Iterable[str] = ()) -> Criterion:
-    if not isinstance(method, str):
-        if options:
-            raise UnknownName(f"{method} is an object and takes no further options, but got {', '.join(options)}")
-        return method
-    if method in names_in("methods"):
-        raise UnknownName(
-            f"{method!r} is a method with a training loop or parts of its own: use sc.methods.{method.title().replace('_', '')}(...)"
-        )
-    found = find("criteria", method)
-    if "seed" in getattr(found, "__dataclass_fields__", {}):
-        options = {"seed": seed} | options
-    return build(found, options, f"method {method!r}", more=more)  # type: ignore[no-any-return]
