@@ -45,6 +45,19 @@ class TestInPlace:
         assert difference(expected, model, inputs("residual", 3, 4)) < 1e-5
         assert model.stem[0].out_channels == model.stem[0].weight.shape[0] == model.stem[1].num_features == 6
 
+    def test_a_run_that_fails_changes_no_weight(self):
+        model, example, coupling, masks = setting()
+        before = copy.deepcopy(model.state_dict())
+
+        def fail(*_):
+            raise RuntimeError("out of memory")
+
+        hook = model.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sc.narrow(model, masks, example, coupling=coupling, inplace=True)
+        hook.remove()
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
     def test_mode_and_gradients(self):
         model, example, coupling, masks = setting()
         model.train()

@@ -43,13 +43,10 @@ def command(
     _debug: Debug = False,
 ) -> None:
     """Prune each layer alone and score the model: which layers bear what? The score is --evaluate, or the mean --loss."""
-    if evaluate is None and loss is None:
-        raise typer.BadParameter("say what to measure: --evaluate mypkg.data:accuracy, or --loss and --batches")
     if granularity == "channel" and not inputs:
         raise typer.BadParameter("channels are found by running the model once: pass --input, e.g. --input 1x3x224x224")
     refuse_foreign([output], force=force)
-    named = {"batches": batches, "loss": loss, "evaluate": evaluate}
-    task = Task(**{key: dotted(path) for key, path in named.items() if path})
+    task = _task(batches=batches, loss=loss, evaluate=evaluate)
     model = trained_model(target, str(weights) if weights else None)
     with progress_bar() as tick:
         found = sensitivity(
@@ -69,6 +66,14 @@ def command(
         print_json("sensitivity", {"sensitivity": found.to_dict()})
     else:
         show(render_sensitivity(found))
+
+
+def _task(*, evaluate: str | None, loss: str | None, **more: str | None) -> Task:
+    """What is measured, found by dotted paths."""
+    if evaluate is None and loss is None:
+        raise typer.BadParameter("say what to measure: --evaluate mypkg.data:accuracy, or --loss and --batches")
+    named = {"loss": loss, "evaluate": evaluate} | more
+    return Task(**{key: dotted(path) for key, path in named.items() if path})
 
 
 def _keep(found: Sensitivity, output: Path) -> None:

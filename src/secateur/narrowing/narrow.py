@@ -89,6 +89,21 @@ def narrow(
     thin = _to_cut(model, coupling, inplace=inplace)
     kept = {name: p.detach().clone() for name, p in thin.named_parameters() if name in masks} if inplace else {}
     masks.apply_(thin)
+    try:
+        _cut_and_compare_(thin, structure, example_inputs, optimizer, tolerance)
+    except BaseException:
+        with torch.no_grad():
+            for name, value in kept.items():
+                thin.get_parameter(name).copy_(value)
+        raise
+    _remember_more_(thin, earlier, structure)
+    return thin
+
+
+def _cut_and_compare_(
+    thin: nn.Module, structure: Structure, example_inputs: Any, optimizer: Any, tolerance: float
+) -> None:
+    """Cut a masked model; where it then gives something else, nothing is cut, and that is raised."""
     expected = outputs_of(thin, example_inputs)
     undo = cut_(thin, structure, optimizer)
     try:
@@ -103,12 +118,7 @@ def narrow(
             raise NarrowingFailed(f"{failure}; the model was left as it was. {_ADVICE}")
     except BaseException:
         undo()
-        with torch.no_grad():
-            for name, value in kept.items():
-                thin.get_parameter(name).copy_(value)
         raise
-    _remember_more_(thin, earlier, structure)
-    return thin
 
 
 def cut_copy(model: nn.Module, coupling: Coupling, structure: Structure) -> nn.Module:

@@ -78,6 +78,22 @@ def within_engine(
         raise NeedsTask(f"budget={budget!r} is timed: pass example_inputs=, e.g. torch.randn(1, 3, 224, 224)")
     timed = method if isinstance(method, OneShot) else OneShot(criterion=Magnitude(), ignore=method.ignore)
     clock = _Clock(model, timed.scores(model, task), method.granularity, example_inputs, seconds)
+    best = _search(clock, budget, asked, power=power, relative=relative, min_kept=min_kept, allot=allot)
+    pruned: Pruned = replace(method, allocation=best.amount)(model, task=task, example_inputs=example_inputs)
+    return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, best.says())))
+
+
+def _search(
+    clock: "_Clock",
+    budget: str,
+    asked: Budget,
+    *,
+    power: float,
+    relative: bool,
+    min_kept: int,
+    allot: Callable[[Priced], Allocation],
+) -> "_Tried":
+    """The slowest of what was tried that keeps the budget."""
     prices, fixed = clock.prices(min_kept)
     spent = sum(each * clock.scores.values[name].numel() for name, each in prices.items())
     aims, best = Aims(start=fixed + spent, least=fixed + _LEAST * spent, slack=_SLACK), None
@@ -100,8 +116,7 @@ def within_engine(
             f"the engine takes at least {aims.least:.4g} ms for what does not leave, and {budget!r} was asked for; raise the budget, or narrow "
             "the network with granularity='channel'"
         )
-    pruned: Pruned = replace(method, allocation=best.amount)(model, task=task, example_inputs=example_inputs)
-    return replace(pruned, report=replace(pruned.report, notes=(*pruned.report.notes, best.says())))
+    return best
 
 
 @dataclass(frozen=True, kw_only=True)
