@@ -1,5 +1,6 @@
 """Co-evolution: budgets hold, the best is really narrowed, and neither a killed search nor a lost worker changes the result."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.costs.latency import Latency
+from secateur.costs.macs import Macs
 from secateur.cyclegan import Networks, PatchDiscriminator, ResNetGenerator, Training, initialise_
 from secateur.evolution import Arena, InProcess, Job, Processes, Ray, Tuning
 from secateur.evolution.genomes import hexed, unhexed
@@ -107,12 +110,21 @@ def test_the_same_seed_finds_the_same(plain):
     assert genomes_of(sc.methods.CoEvolution(**TINY, seed=4)(*pair())) != genomes_of(plain)
 
 
-def test_latency_prices_come_back_from_a_checkpoint(tmp_path):
-    """They are measured, so a resumed search must not measure them again."""
+def test_latency_prices_come_back_from_a_checkpoint(tmp_path, monkeypatch):
+    """They are measured, so a resumed search must not measure them again: this clock never says the same twice."""
+    paces, macs = itertools.count(1, 0.01), Macs()
+
+    def clock(_self, models, example_inputs):
+        pace = next(paces)
+        return [pace * found for found in macs.measure(models, example_inputs)]
+
+    monkeypatch.setattr(Latency, "measure", clock)
+    monkeypatch.setattr(Latency, "parts", lambda _self, model, example_inputs: macs.parts(model, example_inputs))
     g, d, x = pair()
     method = sc.methods.CoEvolution(**TINY, budget="latency:90%")
     first = method(g[0], d[1], x[0], folder=tmp_path)
     again = method(g[0], d[1], x[0], folder=tmp_path)  # nothing is left to do
+    assert first.report.settings["history"][-1]["sides"][0]["share"] < 1
     assert again.report.settings["history"] == first.report.settings["history"]
 
 
