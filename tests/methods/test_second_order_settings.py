@@ -181,6 +181,7 @@ def test_a_damaged_folder_is_named(tmp_path):
         ("obs", {"seed": 1.5}),
         ("obs", {"progress": "yes"}),
         ("block_fisher", {"seed": 1 << 64}),
+        ("block_fisher", {"progress": 1}),
         ("random", {"seed": 1.5}),
         ("obs", {"each": 2.5}),
         ("obs", {"alpha": math.inf}),

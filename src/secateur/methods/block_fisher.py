@@ -11,6 +11,7 @@ In several stages the quadratic is made anew from fresh gradients on the way to 
 """
 
 import copy
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from secateur.allocations.global_ import Global
 from secateur.controls import controls_of
-from secateur.counting import check_choice, check_number, check_seed
+from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.curvatures.class_axis import check_classes
 from secateur.curvatures.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
@@ -63,6 +64,7 @@ class BlockFisher:
         seed: for "sampled" and the random control.
         classes: the axis of the output that holds the classes, for "cross_entropy" and "sampled"; None: by its shape
             (`secateur.curvatures.class_axis`).
+        progress: called after every batch and every stage with (gradients made, gradients in all at most, what, seconds left at most).
     """
 
     allocation: Allocation | None = None
@@ -77,12 +79,14 @@ class BlockFisher:
     ignore: Ignore | Iterable[Ignore] = field(default=(), hash=False)
     seed: int = 0
     classes: int | None = None
+    progress: Callable[[int, int, str, float], object] | None = field(default=None, compare=False, repr=False)
 
     by_name: ClassVar[str] = "any"
     clocked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_progress(self.progress)
         check_choice("solver", self.solver, SOLVERS)
         check_choice("curvature", self.curvature, CURVATURES)
         check_classes(self.classes)
@@ -108,11 +112,12 @@ class BlockFisher:
         targets = find_targets(model, ignore=self.ignore)
         refuse_unfinite(model, targets)
         student, masks = copy.deepcopy(model), None
-        seen = 0
+        seen, tell = 0, self._teller()
         for stage in range(1, self.stages + 1):
-            masks, seen = self._stage(student, targets, task, self._at(stage), masks)
+            masks, seen = self._stage(student, targets, task, stage, within=masks, tell=tell)
             if self.norms:
                 recalibrate_(student, task.each_batch("batch norms"))
+            tell(stage * self.samples, f"stage {stage}")
         assert masks is not None
         settings = {"gradients": seen, "labels": self.curvature == "empirical", "damping": self.damping}
         report = compare(
@@ -136,13 +141,32 @@ class BlockFisher:
         final = float(self.allocation.sparsity)  # type: ignore[attr-defined]
         return replace(self.allocation, sparsity=1 - (1 - final) ** (stage / self.stages))  # type: ignore[type-var]
 
+    def _teller(self) -> Callable[[int, str], None]:
+        began, total = time.monotonic(), self.stages * self.samples
+
+        def tell(done: int, what: str) -> None:
+            if self.progress:
+                self.progress(done, total, what, (time.monotonic() - began) / max(done, 1) * (total - done))
+
+        return tell
+
     def _stage(
-        self, student: nn.Module, targets: Targets, task: Task, allocation: Allocation | None, within: Masks | None
+        self,
+        student: nn.Module,
+        targets: Targets,
+        task: Task,
+        stage: int,
+        *,
+        within: Masks | None,
+        tell: Callable[[int, str], None],
     ) -> tuple[Masks, int]:
         names = list(targets)
-        rows, seen = self._gradients(student, names, task)
+        before = (stage - 1) * self.samples
+        rows, seen = self._gradients(
+            student, names, task, lambda done: tell(before + min(done, self.samples), f"stage {stage}, gradients")
+        )
         w0 = flat_weights(student, names).to(rows.dtype)
-        choose = self._chooser(student, targets, allocation, within)
+        choose = self._chooser(student, targets, self._at(stage), within)
         diagonal = block_inverse_diagonal(rows, self.block, self.damping).to(w0.dtype)
         mask = choose(w0.square() / (2 * diagonal))
         if self.solver == "blocks":
@@ -154,12 +178,15 @@ class BlockFisher:
         unflattened_(student, names, w * mask)
         return Masks(parts_of(mask, student, names)), seen
 
-    def _gradients(self, student: nn.Module, names: list[str], task: Task) -> tuple[Tensor, int]:
+    def _gradients(
+        self, student: nn.Module, names: list[str], task: Task, told: Callable[[int], None]
+    ) -> tuple[Tensor, int]:
         found, seen = [], 0
         how: dict[str, Any] = {"seed": self.seed, "most": self.samples, "classes": self.classes}
         for rows, samples in curvature_rows(student, names, task, self.curvature, who="the Fisher matrix", **how):
             found.append(rows.float() if rows.element_size() < 4 else rows)
             seen += samples
+            told(seen)
         if not found or not any(bool(rows.any()) for rows in found):
             raise BadCalibration(
                 "all gradients are zero: Task.loss does not depend on the weights (detached, or times zero), or nothing is left to learn"
