@@ -8,7 +8,7 @@ from torch import nn
 import secateur as sc
 from secateur.allocations.global_ import Global
 from secateur.criteria.obd import Obd
-from secateur.curvatures.backward import recursive_diagonal
+from secateur.curvatures.backward import _CURVED, _STRAIGHT, recursive_diagonal
 from secateur.curvatures.jacobians import curvature_rows
 from secateur.errors import BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
 from secateur.solvers.surgeon import remove_
@@ -65,10 +65,79 @@ def test_the_recursion_is_exact_at_the_top_and_says_where_it_is_not():
     gap = (found["0.weight"] - exact["0.weight"]).abs().mean() / exact["0.weight"].mean()
     assert 0.01 < gap < 2  # cross terms of units in one layer are left out
     assert all((h >= 0).all() for h in recursive_diagonal(net(), task(), task().batches[0], levenberg=True).values())
-    with pytest.raises(UnknownLayer, match="BatchNorm1d"):
+    with pytest.raises(UnknownLayer, match="LayerNorm"):
         recursive_diagonal(
-            nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double(), task(), task().batches[0], levenberg=True
+            nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)).double(), task(), task().batches[0], levenberg=True
         )
+
+
+def hessian_diagonal(model, loss, name):
+    weight = model.get_parameter(name).detach()
+    size = weight.numel()
+    found = torch.autograd.functional.hessian(
+        lambda w: loss(lambda x: torch.func.functional_call(model, {name: w}, (x,))), weight
+    )
+    return found.reshape(size, size).diagonal().view_as(weight)
+
+
+class Plus3(nn.Module):
+    def forward(self, x):
+        return x + 3
+
+
+class Sixth(nn.Module):
+    def forward(self, x):
+        return x / 6
+
+
+@pytest.mark.parametrize("kind", [*_STRAIGHT[:-1], *_CURVED], ids=lambda k: k.__name__)
+def test_one_unit_has_no_cross_terms(kind):
+    """Then the recursion is the exact diagonal, whatever the function is."""
+    torch.manual_seed(0)
+    x = torch.randn(9, *{nn.Dropout1d: [2], nn.Dropout2d: [2, 2], nn.Dropout3d: [2, 1, 2]}.get(kind, []), 4).double()
+    settings = (0.1, 2.0) if kind is nn.Threshold else ()
+    model = nn.Sequential(nn.Linear(4, 1), kind(*settings), nn.Identity(), nn.Linear(1, 1)).double().eval()
+    found = recursive_diagonal(model, sc.Task([x], loss=lambda m, b: m(b).pow(4).sum()), x, levenberg=False)
+    if kind is nn.Hardsigmoid:  # the same function, of which torch has second derivatives
+        model[1], model[2] = nn.Sequential(Plus3(), nn.ReLU6()), Sixth()
+    for name in ("0.weight", "3.weight"):
+        torch.testing.assert_close(
+            found[name], hessian_diagonal(model, lambda m: m(x).pow(4).sum(), name), rtol=1e-6, atol=1e-10
+        )
+
+
+def test_batch_norm_is_the_layer_that_it_folds_into():
+    torch.manual_seed(0)
+    x, norm = torch.randn(20, 4).double(), nn.BatchNorm1d(5).double()
+    model = nn.Sequential(nn.Linear(4, 5), norm, nn.Tanh(), nn.Linear(5, 2)).double()
+    model(3 * x + 1)
+    norm.weight.data.uniform_(0.5, 2)
+    model.eval()
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    folded = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    folded[0].weight.data = model[0].weight.detach() * scale.detach()[:, None]
+    folded[0].bias.data = ((model[0].bias - norm.running_mean) * scale + norm.bias).detach()
+    folded[2].load_state_dict(model[3].state_dict())
+    work = sc.Task([x], loss=lambda m, b: m(b).square().sum())
+    found, wanted = (recursive_diagonal(m, work, x, levenberg=False)["0.weight"] for m in (model, folded))
+    torch.testing.assert_close(found, wanted * scale.detach().square()[:, None])  # d/dw = scale d/d(scale w)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_softmax_at_the_end_belongs_to_the_loss(last):
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4).double(), torch.randint(3, (12,))
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), last).double()
+
+    def loss(m, b):
+        out = m(b)
+        return nn.functional.nll_loss(out if isinstance(last, nn.LogSoftmax) else out.log(), y)
+
+    found = recursive_diagonal(model, sc.Task([x], loss=loss), x, levenberg=False)
+    torch.testing.assert_close(found["2.weight"], hessian_diagonal(model, lambda m: loss(m, x), "2.weight"))
+    logits = sc.Task([x], loss=lambda m, b: nn.functional.cross_entropy(m(b), y))
+    for name, value in recursive_diagonal(model[:3], logits, x, levenberg=True).items():
+        torch.testing.assert_close(recursive_diagonal(model, sc.Task([x], loss=loss), x, levenberg=True)[name], value)
 
 
 def test_a_shared_weight_adds_up_over_its_places():
@@ -81,26 +150,34 @@ def test_a_shared_weight_adds_up_over_its_places():
 
 @pytest.mark.parametrize("levenberg", [True, False])
 @pytest.mark.parametrize(
-    "how",
+    "pool",
     [
-        {"kernel_size": 2},
-        {"kernel_size": 2, "divisor_override": 1},
-        {"kernel_size": 4, "ceil_mode": True},
-        {"kernel_size": 3, "stride": 2, "padding": 1},
-        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
-        {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 1), "ceil_mode": True, "count_include_pad": False},
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(2, divisor_override=1),
+        nn.AvgPool2d(4, ceil_mode=True),
+        nn.AvgPool2d(3, stride=2, padding=1),
+        nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+        nn.AvgPool2d((2, 3), stride=(1, 2), padding=(1, 1), ceil_mode=True, count_include_pad=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveAvgPool2d((4, 5)),
+        nn.AvgPool1d(3, stride=2, padding=1, ceil_mode=True),
+        nn.AdaptiveAvgPool1d(4),
+        nn.AvgPool3d(2, stride=1, padding=1),
+        nn.AdaptiveAvgPool3d((2, 1, 3)),
     ],
+    ids=str,
 )
-def test_averages_of_any_windows_are_the_linear_layers_that_they_are(how, levenberg):
+def test_averages_of_any_windows_are_the_linear_layers_that_they_are(pool, levenberg):
     torch.manual_seed(0)
-    pool, x = nn.AvgPool2d(**how), torch.randn(3, 2, 8, 8).double()
-    conv = nn.Conv2d(2, 3, 3).double()
-    out = pool(conv(x))
-    size = out[0].numel()
-    basis = torch.eye(108, dtype=torch.float64).view(108, 3, 6, 6)
-    plain = nn.Linear(108, size, bias=False).double()
-    plain.weight.data = pool(basis).flatten(1).t().clone()
-    head = nn.Linear(size, 2).double()
+    axes = int(type(pool).__name__[-2])
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    x, conv = torch.randn(3, 2, *[8] * axes).double()[..., : 8 if axes < 3 else 5], convolution(2, 3, 3).double()
+    shape = conv(x).shape[1:]
+    basis = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
+    averages = pool(basis).flatten(1).t().clone()
+    plain = nn.Linear(*averages.shape[::-1], bias=False).double()
+    plain.weight.data = averages
+    head = nn.Linear(len(averages), 2).double()
     pooled = nn.Sequential(conv, nn.Tanh(), pool, nn.Flatten(), head)
     dense = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), plain, head)
     work = sc.Task([x], loss=lambda m, b: m(b).square().sum())
@@ -263,9 +340,12 @@ def test_the_block_fisher_keeps_counts(solver, granularity):
         assert not found.model.get_parameter(name)[~mask].any()
 
 
-def test_stages_end_at_the_same_count():
-    found = sc.prune(
-        net(), "block_fisher", sparsity=0.6, task=task(), damping=1e-3, curvature="cross_entropy", stages=3
-    )
+def test_stages_end_at_the_same_count_and_tell_how_far_they_are():
+    told = []
+    how = {"damping": 1e-3, "curvature": "cross_entropy", "stages": 3, "samples": 24}
+    found = sc.prune(net(), "block_fisher", sparsity=0.6, task=task(), progress=lambda *a: told.append(a), **how)
     assert found.masks.kept == round(0.4 * 42)
     assert found.report.settings["gradients"] == 24
+    done = [at for at, *_ in told]
+    assert done == sorted(done) and done[-1] == 72 and {total for _, total, *_ in told} == {72}
+    assert [what for at, _, what, _ in told if at % 24 == 0][-1] == "stage 3" and told[-1][3] == 0

@@ -107,12 +107,11 @@ class TestRecursion:
         sums = sum(place["0.weight"] + place["2.weight"] for place in places) / 3
         torch.testing.assert_close(found["0.weight"], sums.abs() * shared.weight.detach().square() / 2)
 
-    @pytest.mark.parametrize("layer", [nn.PReLU(), nn.Softmax(1), nn.Hardswish(), nn.BatchNorm1d(12)])
-    def test_the_advice_fits_the_layer(self, diagonal, layer):
+    @pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LayerNorm(12), nn.BatchNorm1d(12, track_running_stats=False)])
+    def test_a_layer_without_a_rule_is_named(self, diagonal, layer):
         model = nn.Sequential(nn.Linear(16, 12), layer, nn.Linear(12, 8))
-        with pytest.raises(UnknownLayer, match=f"no rule for {type(layer).__name__}; ") as caught:
+        with pytest.raises(UnknownLayer, match=f"no rule for {type(layer).__name__}; "):
             self.scores(model, labelled(), diagonal)
-        assert ("fold it into the layer before it" in str(caught.value)) == isinstance(layer, nn.BatchNorm1d)
 
     def test_inputs_that_were_worked_on_are_no_chain(self, diagonal):
         class Before(Around):

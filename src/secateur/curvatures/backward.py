@@ -7,39 +7,40 @@ For a chain of layers a = W x, x' = f(a), from the last to the first, h = d2E/da
 
 The Levenberg-Marquardt form leaves f'' out, and every h stays >= 0. A convolution is linear with shared weights, so the same squares go
 through its own derivatives. Cross terms between the units of a layer are left out below the top one: it is not the exact diagonal.
+Batch norm is elementwise in eval mode. A softmax at the very end belongs to the loss, whose diagonal is exact.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, avg_pool3d
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
-from secateur.activations import fresh, run_hooked
+from secateur.activations import fresh
+from secateur.curvatures.calls import chain_of_calls
 from secateur.errors import UnknownLayer
 from secateur.examples import leaving_no_trace
-from secateur.layerwise.chains import chain_of, version_of
 from secateur.task import Task
 
 __all__ = ["recursive_diagonal"]
 
-_ELEMENTWISE = (
-    nn.ReLU,
-    nn.Sigmoid,
-    nn.Tanh,
-    nn.Softplus,
-    nn.GELU,
-    nn.SiLU,
-    nn.ELU,
-    nn.LeakyReLU,
-    nn.Identity,
-    nn.Dropout,
+_STRAIGHT = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardsigmoid, nn.Hardtanh, nn.Softshrink, nn.Hardshrink),
+    *(nn.Threshold, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout, _BatchNorm),
+)  # in pieces: f'' is zero
+_CURVED = (
+    *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Hardswish),
+    *(nn.LogSigmoid, nn.Tanhshrink, nn.Softsign),
 )
-_MOVING = (nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d)
+_MOVING = (
+    *(nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _Linear = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -51,12 +52,15 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
         NeedsTask: no loss.
     """
     loss = task.needs_loss("the recursion")
-    calls, answer = _chain(model, batch, task)
+    calls, answer = chain_of_calls(model, batch, task)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found: dict[str, Tensor] = {}
     with leaving_no_trace(model), torch.enable_grad():
+        last: Callable[[Tensor], Tensor] = _same_again
+        if isinstance(calls[-1].module, nn.Softmax | nn.LogSoftmax):
+            last, answer = calls[-1].module, calls.pop().x
         first, second = _at_output(
-            lambda out: loss(_Answer(out), fresh(batch)),  # type: ignore[arg-type]
+            lambda out: loss(_Answer(last(out)), fresh(batch)),  # type: ignore[arg-type]
             answer,
         )
         for call in reversed(calls):
@@ -68,83 +72,6 @@ def recursive_diagonal(model: nn.Module, task: Task, batch: Any, *, levenberg: b
     return found
 
 
-@dataclass(eq=False)
-class _Call:
-    """A layer at work: what it took in, as a copy and as the tensor that it was, and what it gave."""
-
-    module: nn.Module
-    x: Tensor
-    source: Tensor
-    since: int  # how often the source had been changed in place
-    out: Tensor | None = None
-    version: int = 0
-
-
-def _chain(model: nn.Module, batch: Any, task: Task) -> tuple[list[_Call], Tensor]:
-    """The calls that lead from what the network is given to what it gives, one by one, and that.
-
-    Raises:
-        UnknownLayer: something else happens on the way.
-    """
-    calls, given, answers = _listen(model, batch, task)
-    answer = answers[0] if len(answers) == 1 and isinstance(answers[0], Tensor) else None
-    at = len(calls)
-    chain: list[_Call] = []
-    while answer is not None:
-        before = [k for k in range(at) if _gave(calls[k], chain[0] if chain else answer)]
-        if not before:
-            break
-        at = before[-1]
-        chain.insert(0, calls[at])
-    if answer is not None and chain and any(_same(chain[0].x, x) for x in given):
-        return chain, answer
-    layers = [model.get_submodule(path) for path in chain_of(model, batch, task)]
-    if not layers:
-        raise UnknownLayer(f"{type(model).__name__} is no chain of layers; diagonal='hutchinson' works for any network")
-    names = ", ".join(type(module).__name__ for module in layers[:4])
-    raise UnknownLayer(
-        f"{type(model).__name__} computes more than its chain of {len(layers)} layers ({names}, ...), which is all that the recursion goes "
-        "through; diagonal='hutchinson' works for any network"
-    )
-
-
-def _gave(call: _Call, what: _Call | Tensor) -> bool:
-    """Whether a call gave what another one took in, the very tensor, or what the network gives, at least in numbers."""
-    if call.out is None:
-        return False
-    if isinstance(what, Tensor):
-        return _same(call.out, what)
-    return call.out is what.source and call.version == what.since
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
-def _listen(model: nn.Module, batch: Any, task: Task) -> tuple[list[_Call], list[Tensor], list[Any]]:
-    """Every call of a layer, in order; what the network is given; what it gives, each time that it is run."""
-    calls, given, answers = list[_Call](), list[Tensor](), list[Any]()
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if module is model:
-            given.extend(leaf.clone() for leaf in leaves)
-        if leaves and not list(module.children()):
-            calls.append(_Call(module, leaves[0].clone(), leaves[0], version_of(leaves[0])))
-
-    def after(module: nn.Module, _args: Any, out: Any) -> None:
-        if module is model:
-            answers.append(out.clone() if isinstance(out, Tensor) else out)
-        if calls and calls[-1].module is module and isinstance(out, Tensor):
-            calls[-1].out, calls[-1].version = out, version_of(out)
-
-    layers = {module for module in model.modules() if not list(module.children())} | {model}
-    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
-    hooks += [layer.register_forward_hook(after) for layer in layers]
-    run_hooked(model, batch, task, hooks)
-    return calls, given, answers
-
-
 class _Answer:
     """Stands in for the model in its loss: it has answered already."""
 
@@ -153,6 +80,10 @@ class _Answer:
 
     def __call__(self, *_: Any, **__: Any) -> Tensor:
         return self.out
+
+
+def _same_again(out: Tensor) -> Tensor:
+    return out
 
 
 def _at_output(loss: Callable[[Tensor], Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,24 +128,41 @@ def _before(module: nn.Module, x: Tensor, first: Tensor, second: Tensor, *, leve
         )
     if isinstance(module, _MOVING):
         return _pulled(module, x, first), _pulled(module, x, second)
-    if isinstance(module, nn.AvgPool2d):
+    if isinstance(module, _AVERAGES + _ADAPTIVE):
         return _pulled(module, x, first), _pulled(module, x, second * _shares(module, x))
-    if isinstance(module, _ELEMENTWISE):
+    mixes = isinstance(module, _BatchNorm) and module.running_mean is None  # the samples of a batch
+    if isinstance(module, _STRAIGHT + _CURVED) and not mixes:
         leaf = x.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf, create_graph=True)
-        bend = torch.zeros_like(x)
-        if slope.requires_grad and not levenberg:
-            (bend,) = torch.autograd.grad(slope.sum(), leaf, allow_unused=True, materialize_grads=True)
+        bends = isinstance(module, _CURVED) and not levenberg
+        (slope,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf, create_graph=bends)
+        if not bends:
+            return slope * first, slope.square() * second
+        (bend,) = torch.autograd.grad(slope.sum(), leaf)
         slope = slope.detach()
         return slope * first, slope.square() * second + bend * first
-    fold = "fold it into the layer before it, or " if isinstance(module, _BatchNorm) else ""
     raise UnknownLayer(
-        f"the recursion has no rule for {type(module).__name__}; {fold}use diagonal='hutchinson', which works for any network"
+        f"the recursion has no rule for {type(module).__name__}; use diagonal='hutchinson', which works for any network"
     )
 
 
-def _shares(pool: nn.AvgPool2d, x: Tensor) -> Tensor:
+def _shares(pool: Any, x: Tensor) -> Tensor:
     """What each window's entries are multiplied by, ``[1, channels, *windows]``: the padding, edges and a divisor of its own all have a say."""
     ones = torch.ones_like(x[:1])
-    entries = avg_pool2d(ones, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, divisor_override=1)
-    return pool(ones) / entries  # type: ignore[no-any-return]
+    means: Tensor = pool(ones)
+    if isinstance(pool, _ADAPTIVE):
+        return means / _adaptive_entries(ones, means)
+    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    sums = avg_pool3d if isinstance(pool, nn.AvgPool3d) else avg_pool2d
+    if isinstance(pool, nn.AvgPool1d):  # a picture of one row
+        kernel, stride, padding, ones = (1, *kernel), (1, *stride), (0, *padding), ones.unsqueeze(-2)
+    return means / sums(ones, kernel, stride, padding, pool.ceil_mode, divisor_override=1).view_as(means)
+
+
+def _adaptive_entries(ones: Tensor, means: Tensor) -> Tensor:
+    """How many places each window of adaptive pooling has: from ``floor(k n / m)`` to ``ceil((k + 1) n / m)`` along every axis."""
+    entries = torch.ones_like(means)
+    for axis in range(2, means.dim()):
+        n, m = ones.shape[axis], means.shape[axis]
+        lengths = [-(-(k + 1) * n // m) - k * n // m for k in range(m)]
+        entries *= entries.new_tensor(lengths).view(-1, *[1] * (means.dim() - axis - 1))
+    return entries
