@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.errors import NeedsTask
+from secateur.errors import NeedsTask, SecateurError, WrongModel
 from secateur.examples import Example, device_of, leaving_no_trace
 from secateur.gates import Place, by_channel, read_by, reader_inputs
 from secateur.protocols import Targets
@@ -32,12 +32,19 @@ def called(model: nn.Module, batch: Any) -> Any:
 
     Raises:
         NeedsTask: the model takes more than that.
+        WrongModel: it fails on it; the message shows the shapes.
     """
     first = batch[0] if isinstance(batch, tuple | list) else batch
     example = Example.of(first if isinstance(first, dict) else (first,), device_of(model))
     args, kwargs = renewed((example.args, example.kwargs), model)
     try:
         return model(*args, **kwargs)
+    except (SecateurError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise WrongModel(
+            f"{type(model).__name__} did not run on a batch of Task.batches, {example.describe()}: {type(error).__name__}: {error}"
+        ) from error
     except TypeError as error:
         signature = _unfitting(model, args, kwargs)
         if signature is None:

@@ -8,7 +8,7 @@ import secateur as sc
 from secateur.criteria.obd import Obd
 from secateur.curvatures.backward import recursive_diagonal
 from secateur.curvatures.vetting import vetted
-from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownLayer, UnknownName
+from secateur.errors import BadCalibration, BadSparsity, NeedsTask, UnknownLayer, UnknownName, WrongModel
 from secateur.targets import find_targets
 
 
@@ -318,3 +318,16 @@ def test_biases_that_a_method_does_not_prune_are_not_promised(how):
     task = sc.Task([torch.randn(8, 6)])
     with pytest.raises(UnknownName, match="'layer_obs' prunes no biases"):
         sc.prune(nn.Linear(6, 4), "layer_obs", include_bias=True, task=task, example_inputs=torch.ones(1, 6), **how)
+
+
+@pytest.mark.parametrize("method", ["layer_obs", "obs"])
+def test_a_batch_that_does_not_fit_is_shown(method):
+    with pytest.raises(WrongModel, match=r"did not run on a batch of Task.batches, \[8, 15\] float32: RuntimeError"):
+        sc.prune(net(), method, sparsity=0.5, task=sc.Task([torch.randn(8, 15)]))
+
+
+@pytest.mark.parametrize("method", ["layer_obs", "obs"])
+def test_a_model_of_two_inputs_is_told_how_batches_are_read(method):
+    batches = [(torch.randn(8, 4), torch.randn(8, 4))]
+    with pytest.raises(NeedsTask, match="a tuple or list means"):
+        sc.prune(nn.Bilinear(4, 4, 2), method, sparsity=0.5, task=sc.Task(batches))

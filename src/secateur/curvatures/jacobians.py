@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
+from secateur.activations import called
 from secateur.curvatures.class_axis import by_class, tensor_of
 from secateur.curvatures.singles import singles_of
 from secateur.curvatures.vetting import vetted
@@ -92,6 +93,7 @@ def curvature_rows(
         raise NeedsTask(f"{who} needs data: pass task=sc.Task(batches)")
     generator = torch.Generator().manual_seed(seed)
     own = {name: model.get_parameter(name).detach() for name in names}
+    tried = kind == "empirical"
     for batch in vetted(_up_to(task.each_batch(who), most)):
         with leaving_no_trace(model), torch.enable_grad(), _states_of_each(model):
             if kind == "empirical":
@@ -108,6 +110,10 @@ def curvature_rows(
                     f"{who} with {kind!r} gradients calls the model on a batch's first entry, which has to be a tensor here, not "
                     f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
                 )
+            if not tried:
+                with torch.no_grad():
+                    called(model, batch)  # which knows what to say where the model does not take it
+                tried = True
             how = {"classes": classes, "chunk": chunk}
             if kind == "sampled":
                 yield _sampled(model, own, x, generator=generator, **how), len(x)
