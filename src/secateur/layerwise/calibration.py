@@ -68,7 +68,7 @@ class Calibration:
         self.paths = list(dict.fromkeys(facts.module for facts in targets.values()))
         self.chain = chosen_chain(model, settings.blocks, self.batches, task)
         families = {path: paths_of([use for name in self._of(path) for use in self.uses[name]]) for path in self.paths}
-        self.stages, self.calls = stages_of(model, self.paths, self.chain, self.batches, task, families=families)
+        self.stages, self.heard = stages_of(model, self.paths, self.chain, self.batches, task, families=families)
         staged = [path for stage in self.stages for group in stage.groups for path in group]
         self.silent = [name for name in targets if targets[name].module not in staged]
         self.first = next(iter(staged), "")
@@ -207,13 +207,13 @@ class Calibration:
         found: dict[str, Moments] = {}
         names = {name for path in paths for name in self._of(path)}
         uses = [use for name in self.targets if name in names for use in self.uses[name]]
-        heard = [path for path in paths_of(uses) if path in self.calls]
+        heard = [path for path in paths_of(uses) if path in self.heard]
         for place in range(len(self.batches)):
             now: dict[str, list[Tensor]] = {}
             before: dict[str, list[Tensor]] = {}
-            streams.now.listen(stage, heard, noting(now, self.owner), self.calls, place)
+            streams.now.listen(stage, heard, noting(now, self.owner), self.heard, place)
             if both:
-                streams.dense.listen(stage, heard, noting(before, self.owner), self.calls, place)
+                streams.dense.listen(stage, heard, noting(before, self.owner), self.heard, place)
             now = {name: calls for name, calls in now.items() if name in names}
             fresh = {name: calls for name, calls in now.items() if name not in found}
             found |= shared_moments(fresh, split=self.settings.damping == HELD_OUT)

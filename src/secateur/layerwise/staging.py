@@ -52,8 +52,8 @@ def stages_of(
     task: Task | None,
     *,
     families: Mapping[str, Collection[str]] | None = None,
-) -> tuple[list[Stage], dict[str, int]]:
-    """The stages of ``model`` and how often each layer is called: it is run whole on the first batch, and on others for layers that it missed.
+) -> tuple[list[Stage], set[str]]:
+    """The stages of ``model`` and the layers that run: it is run whole on the first batch, and on others for layers that it missed.
 
     Args:
         model: the network.
@@ -66,21 +66,19 @@ def stages_of(
     families = families or {}
     head_of = {path: head for head, family in reversed([*families.items()]) for path in family}
     head_of |= {path: path for path in paths}
-    calls: dict[str, int] = {}
+    heard: set[str] = set()
     seen: list[_Call] = []
     for batch in batches:
-        missed = [path for path in head_of if path not in calls]
+        missed = [path for path in head_of if path not in heard]
         if missed:
-            fresh = _heard(model, missed, chain, batch, task)
-            seen += fresh
-            for call in fresh:
-                calls[call.path] = calls.get(call.path, 0) + 1
+            seen += _heard(model, missed, chain, batch, task)
+            heard = {call.path for call in seen}
     across = {
         head
         for head, family in families.items()
         if {call.inside for call in seen if call.path in family} - {_link_of(head, chain)}
     }
-    return _arranged([call._replace(path=head_of[call.path]) for call in seen], chain, across), calls
+    return _arranged([call._replace(path=head_of[call.path]) for call in seen], chain, across), heard
 
 
 def _heard(model: nn.Module, paths: Sequence[str], chain: Sequence[str], batch: Any, task: Task | None) -> list[_Call]:

@@ -4,8 +4,8 @@ What a stage takes in is kept for every batch; when its weights have changed, `a
 once more and hands its outputs to the next.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -45,6 +45,7 @@ class Stream:
     task: Task | None
     chain: Sequence[str] = ()
     held: list[tuple[tuple[Any, ...], dict[str, Any]] | None] = field(default_factory=list)
+    _calls: dict[tuple[Stage, int], dict[str, int]] = field(default_factory=dict)
 
     def enter(self) -> None:
         """Run up to the first block and keep what it takes in."""
@@ -77,20 +78,32 @@ class Stream:
             assert isinstance(out, Tensor)
             self.held[place] = ((out, *found[0][1:]), found[1])
 
-    def listen(self, stage: Stage, paths: Sequence[str], tell: Listener, calls: dict[str, int], place: int) -> None:
-        """Run ``stage`` on batch ``place`` and tell what the layers ``paths`` take in; stop when each was called as often as ``calls`` says."""
-        left = {path: calls[path] for path in paths} if calls else {}
+    def listen(self, stage: Stage, paths: Sequence[str], tell: Listener, known: Collection[str], place: int) -> None:
+        """Run ``stage`` on batch ``place`` and tell what the layers ``paths`` take in.
+
+        The first time it is run to its end, and the calls of all ``known`` layers are counted: a batch of longer sequences may have more
+        of them. From then on it is stopped when each of ``paths`` was called as often.
+        """
+        counted = self._calls.get((stage, place))
+        left = {path: counted[path] for path in paths} if counted else {}
+        if counted and not any(left.values()):
+            return
 
         def note(path: str, feeds: Any) -> None:
             tell(path, feeds)
-            if calls:
+            if left:
                 left[path] -= 1
                 if not any(left.values()):
                     raise _Enough
 
         modules = {self.model.get_submodule(path): path for path in paths}
         around = [self.model.get_submodule(path.rpartition(".")[0]) for path in paths]
-        with _stopping(), leaving_no_trace(self.model), listening_to(modules, note, around):
+        with ExitStack() as stack:
+            if not counted:
+                self._calls[stage, place] = stack.enter_context(_counting(self.model, known))
+            stack.enter_context(_stopping())
+            stack.enter_context(leaving_no_trace(self.model))
+            stack.enter_context(listening_to(modules, note, around))
             self.run(stage, place)
 
     def inputs(self, stage: Stage, paths: Sequence[str], place: int) -> dict[str, Tensor]:
@@ -160,3 +173,24 @@ class Convoy:
 def _stopping() -> Iterator[None]:
     with suppress(_Enough):
         yield
+
+
+@contextmanager
+def _counting(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, int]]:
+    """How often each layer is called; the out-projection of attention, which is not called as a module, as often as its parent."""
+    calls = dict.fromkeys(paths, 0)
+
+    def count(path: str, *_: Any) -> None:
+        calls[path] += 1
+
+    handles = []
+    for path in calls:
+        parent = model.get_submodule(path.rpartition(".")[0])
+        inside = isinstance(parent, nn.MultiheadAttention)
+        called = parent if inside else model.get_submodule(path)
+        handles.append(called.register_forward_pre_hook(partial(count, path)))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
