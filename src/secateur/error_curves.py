@@ -7,32 +7,56 @@ from torch import Tensor
 
 from secateur.allocations.by_error import ByError
 from secateur.allocations.global_ import Global
+from secateur.allocations.per_layer import PerLayer
 from secateur.allocations.priced import Priced
 from secateur.budget_of_errors import Curve, cost_of, widths_of
 from secateur.counting import kept_of
+from secateur.errors import BadSparsity
 from secateur.layerwise.calibration import Calibration
 from secateur.layerwise.surgery import Quota, operate
+from secateur.protocols import Allocation
 from secateur.quadratic import rows_of_rise
 from secateur.units import Units
 
-__all__ = ["budgeted", "error_curves", "priced_by_error"]
+__all__ = ["counts_by_error", "error_curves", "priced_by_error"]
 
 _STEPS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 
 
-def budgeted(calibration: Calibration, units: Units, allocation: Global | Priced | ByError) -> dict[str, int]:
-    """Units that stay by parameter, of least total error, for what ``allocation`` spends; errors are weighed, also within layers, from here on."""
-    calibration.weigh()
-    if isinstance(allocation, Priced):
-        allocation = priced_by_error(calibration, units, allocation)
-    if isinstance(allocation, ByError):
-        return dict(allocation(units))
+def counts_by_error(calibration: Calibration, units: Units, allocation: Allocation) -> dict[str, int]:
+    """Units that stay by parameter; of least total error where ``allocation`` says only what all may spend together.
+
+    Errors are weighed then, also within layers, from here on. Layers that are named one by one are left out of it.
+
+    Raises:
+        BadSparsity: the least that is to stay everywhere is more than what may stay.
+    """
+    if isinstance(allocation, PerLayer):
+        named = allocation.named(units)
+        rest = units.only([name for name in units if name not in named])
+        return named | (counts_by_error(calibration, rest, allocation.otherwise) if rest else {})
+    if isinstance(allocation, Global | Priced | ByError):
+        calibration.weigh()
+    if isinstance(allocation, Global):
+        return _of_least_error(calibration, units, allocation)
+    return dict(
+        priced_by_error(calibration, units, allocation)(units) if isinstance(allocation, Priced) else allocation(units)
+    )
+
+
+def _of_least_error(calibration: Calibration, units: Units, allocation: Global) -> dict[str, int]:
     sizes = {name: units.count(name) for name in units}
     heard = {name: sizes[name] for name in sizes if calibration.hears(name)}
     silent = {name: kept_of(allocation.sparsity, sizes[name]) for name in sizes if name not in heard}
     curves = error_curves(calibration, heard, allocation.sparsity)
-    least = max(1, allocation.min_kept) * len(heard)  # a weight of each stays, even where fewer were asked for
-    budget = max(least, kept_of(allocation.sparsity, units.total) - sum(silent.values()))
+    room = kept_of(allocation.sparsity, units.total) - sum(silent.values())
+    asked = sum(min(allocation.min_kept, size) for size in heard.values())
+    if asked > max(room, 0):
+        raise BadSparsity(
+            f"{room} units may stay, but min_kept={allocation.min_kept} over {len(heard)} layers asks for {asked}; "
+            "lower min_kept or the sparsity"
+        )
+    budget = max(len(heard), room)  # a weight of each stays, even where fewer were asked for
     found = widths_of(curves, heard, dict.fromkeys(heard, float), budget, min_kept=max(1, allocation.min_kept))
     return {name: (found | silent)[name] for name in sizes}
 
@@ -60,6 +84,8 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
     found: dict[str, Curve] = {}
 
     def look(name: str, rows: Tensor, hessians: list[Tensor], damping: float) -> None:
+        if name not in sizes:
+            return
         weigh = calibration.importance[name].view(len(rows), -1)
         settings = calibration.settings
         energy = max(_weighed(rows, hessians, weigh), 1e-300)

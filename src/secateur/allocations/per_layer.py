@@ -36,7 +36,15 @@ class PerLayer:
         Raises:
             UnknownName: a key matches no prunable layer.
         """
+        named = self.named(units)
+        rest = units.only([name for name in units if name not in named])
+        return (dict(self.otherwise(rest)) if rest else {}) | named
+
+    def named(self, units: Units) -> dict[str, int]:
+        """Count what stays of the layers that are named.
+
+        Raises:
+            UnknownName: a key matches no prunable layer.
+        """
         chosen = lookup_per_layer(dict(self.sparsities), list(units), "overrides")
-        rest = units.only([name for name in units if name not in chosen])
-        counts = dict(self.otherwise(rest)) if rest else {}
-        return counts | {name: kept_of(sparsity, units.count(name), self.min_kept) for name, sparsity in chosen.items()}
+        return {name: kept_of(sparsity, units.count(name), self.min_kept) for name, sparsity in chosen.items()}

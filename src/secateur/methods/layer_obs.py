@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 from secateur.allocations.by_error import ByError
-from secateur.allocations.global_ import Global
 from secateur.allocations.priced import Priced
 from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
-from secateur.error_curves import budgeted, priced_by_error
+from secateur.error_curves import counts_by_error, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
@@ -236,9 +235,7 @@ class LayerObs:
         if self.granularity.quota is not None:
             return {name: self.granularity.quota * units.tables[name].shape[0] for name in units}
         assert self.allocation is not None
-        if isinstance(self.allocation, Global | Priced | ByError):
-            return budgeted(calibration, units, self.allocation)
-        return dict(self.allocation(units))
+        return counts_by_error(calibration, units, self.allocation)
 
     def _said(self, calibration: Calibration) -> str:
         labels = "labels weigh the errors of layers (Task.loss), nothing else" if calibration.labelled else "no labels"
