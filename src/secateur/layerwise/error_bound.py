@@ -2,7 +2,8 @@
 
     sqrt E^L  <=  sum_k  ( prod_{l > k} ||W_l|| )  sqrt dE^k,      ||W|| the Frobenius norm (the paper) or the spectral norm (tighter)
 
-It holds for chains of linear layers with activations that do not stretch (ReLU, identity, dropout in eval mode). Norms are those of the
+It holds for chains of linear layers with activations that do not stretch (ReLU, identity, dropout in eval mode), all of which see as many
+samples: nothing is flattened after the first. Norms are those of the
 pruned layers where every layer was measured on the dense network's inputs, and of the dense ones where it was on the pruned network's.
 """
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.activations import run_hooked
+from secateur.gradients import evaluating
 from secateur.task import Task
 
 __all__ = ["bound_of"]
 
-_PLAIN = (nn.ReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.Tanh, nn.LeakyReLU, nn.Sigmoid)
+_PLAIN = (nn.ReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.Tanh, nn.Sigmoid)
 
 
 def bound_of(
@@ -44,23 +46,34 @@ def bound_of(
     """
     modules = {path: dense.get_submodule(path) for path in chain}
     layers = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
-    others = [m for m in modules.values() if not isinstance(m, nn.Linear)]
+    after = [modules[path] for path in list(chain)[chain.index(layers[0]) :]] if layers else []
     off = {row["name"].rpartition(".")[0]: float(row.get("measured", 0.0)) for row in rows}
-    if not layers or set(off) - set(layers) or not all(isinstance(m, _PLAIN) for m in others):
+    if not layers or set(off) - set(layers) or not all(_keeps_size(m) for m in modules.values()):
+        return {}
+    if any(isinstance(m, nn.Flatten) for m in after):
         return {}
     measured = _measured(dense, pruned, chain, batches, task)
     if measured is None:
         return {}
     found = {"paper": 0.0, "spectral": 0.0}
     factors = dict.fromkeys(found, 1.0)
+    model = pruned if apart else dense
     for path in reversed(layers):
         for kind in found:
             found[kind] += factors[kind] * max(off.get(path, 0.0), 0.0) ** 0.5
-        layer: Any = (pruned if apart else dense).get_submodule(path)
-        weight = layer.weight.detach().double()  # also where it is computed and no parameter, as under weight norm
+        layer: Any = model.get_submodule(path)
+        with evaluating(model):  # spectral norm takes a step whenever its weight is read in training
+            weight = layer.weight.detach().double()  # also where it is computed and no parameter, as under weight norm
         factors["paper"] *= float(weight.norm())
         factors["spectral"] *= float(torch.linalg.matrix_norm(weight, 2))
     return found | {"measured": measured}
+
+
+def _keeps_size(module: nn.Module) -> bool:
+    """Whether differences are no larger after it, the linear layers aside."""
+    if isinstance(module, nn.LeakyReLU):
+        return abs(module.negative_slope) <= 1
+    return isinstance(module, (nn.Linear, *_PLAIN))
 
 
 def _measured(
