@@ -11,6 +11,7 @@ from secateur.errors import BadCalibration, BadFile, BadSparsity, NeedsTask, Unk
 from secateur.layers import facts_of
 from secateur.layerwise.chains import chain_of
 from secateur.layerwise.inflow import as_rows, feeds, from_rows, listening_to
+from secateur.layerwise.surgery import CONTROLS, SOLVERS
 from secateur.methods.layer_obs import LayerObs
 
 
@@ -117,14 +118,39 @@ def test_a_dead_input_leaves_and_nothing_else_minds():
     assert pruned.report.notes == ()
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_reads_an_input_that_never_varies_stays_as_it_was_or_leaves(solver):
+    """The data say nothing of it, so the mask alone decides; zeros that no mask knows of would be counted by nobody."""
+    model, data = net(), [torch.where(torch.arange(12) == 5, torch.tensor(2.0), x) for x in batches()]
+    for sparsity in (0.0, 0.3):
+        pruned = sc.prune(model, "layer_obs", sparsity=sparsity, scope="layer", task=sc.Task(data), solver=solver)
+        for name, mask in pruned.masks.items():
+            assert torch.equal(pruned.model.get_parameter(name) != 0, mask)
+        kept = pruned.masks["0.weight"][:, 5]
+        if solver not in CONTROLS:
+            assert torch.equal(pruned.model[0].weight[kept, 5], model[0].weight[kept, 5])
+
+
+def test_the_magnitude_control_has_the_mask_of_magnitude():
+    model, data = net(), [x * (torch.arange(12) != 5) for x in batches()]
+    how = {"sparsity": 0.5, "scope": "layer"}
+    found = sc.prune(model, "layer_obs", solver="magnitude", task=sc.Task(data), **how)
+    wanted = sc.prune(model, "magnitude", **how)
+    for name, mask in wanted.masks.items():
+        assert torch.equal(found.masks[name], mask)
+        assert torch.equal(found.model.get_parameter(name), wanted.model.get_parameter(name))
+
+
 def test_a_layer_that_takes_in_nothing_is_named():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
     model[0].bias.data.fill_(-1e6)
     pruned = sc.prune(model, "layer_obs", sparsity=0.5, scope="layer", task=task())
-    assert not pruned.model[2].weight.any()
+    wanted = sc.prune(model, "magnitude", sparsity=0.5, scope="layer").masks["2.weight"]
+    assert torch.equal(pruned.masks["2.weight"], wanted)
+    assert torch.equal(pruned.model[2].weight, model[2].weight * wanted)
     (note,) = pruned.report.notes
-    assert "nothing but zeros on these batches" in note
+    assert "nothing that varies on these batches, so pruned by magnitude" in note
     assert "ignore=['2.weight']" in note
 
 

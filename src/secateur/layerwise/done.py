@@ -48,11 +48,11 @@ class Done:
             tuning: whether blocks were to be tuned.
         """
         notes = []
-        idle = [row["name"] for row in self.rows if row.get("dead") and row["dense_norm"] > 0 and not row["norm"]]
+        idle = [row["name"] for row in self.rows if row.get("idle")]
         if idle:
             notes.append(
-                f"Took in nothing but zeros on these batches, so all weights became zero: {', '.join(idle)}; pass batches that reach them, "
-                f"or leave them alone with ignore={idle}"
+                f"Took in nothing that varies on these batches, so pruned by magnitude: {', '.join(idle)}; pass batches that reach them, or "
+                f"leave them alone with ignore={idle}"
             )
         if tuning and not self.blocks:
             notes.append("Not tuned: no chain of blocks was found that runs alone; name them with blocks=")

@@ -116,10 +116,15 @@ def operate(
     kind = torch.float64 if exact else torch.float32
     w = weights.to(kind)
     damped = [damp(h.to(kind), damping, quota.name) for h in hessians]
-    w = torch.where(torch.stack([d.dead for d in damped]).unsqueeze(1), 0, w)
+    dead = torch.stack([d.dead for d in damped]).unsqueeze(1)
+    idle = bool(dead.all())
+    w = torch.where(dead, 0, w)
     weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
-    if solver in CONTROLS:
-        mask = quota.choose(_plain(solver, w, hessians, generator) * (weigh if solver == "activation" else 1))
+    if solver in CONTROLS or idle:
+        plain = "magnitude" if idle and solver != "random" else solver
+        mask = quota.choose(
+            _plain(plain, weights.to(kind), hessians, generator) * (weigh if plain == "activation" else 1)
+        )
         moved, predicted = w * mask, _total(w * ~mask, [d.matrix for d in damped])
     else:
         mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
@@ -130,6 +135,9 @@ def operate(
         )
         refitted = _total(w - moved, [d.matrix for d in damped])
         predicted = refitted if solver == "exact" else predicted
+    moved = torch.where(
+        dead & mask, weights.to(kind), moved
+    )  # of which the data say nothing: what stays, stays as it was
     return Operation(
         weights=moved,
         mask=mask,
@@ -137,7 +145,7 @@ def operate(
         refitted=refitted,
         measured=_total(weights.to(kind) - moved, hessians),
         energy=_total(weights.to(kind), hessians),
-        notes={"dead": sum(int(d.dead.sum()) for d in damped), "damping": [d.added for d in damped]},
+        notes={"dead": int(dead.sum()), "damping": [d.added for d in damped]} | ({"idle": True} if idle else {}),
     )
 
 
