@@ -376,6 +376,7 @@ def test_a_method_of_its_own_is_refused_where_it_does_not_fit():
         "keeps all widths" in why('method = "layer_obs"\ngranularity = "channel"\nsparsity = 0.5')["prune.granularity"]
     )
     assert "granularity = 'channel'" in why('method = "data_free"\nsparsity = 0.5')["prune.granularity"]
+    assert "single weights" in why('method = "obs"\ngranularity = "2:4"\nsparsity = 0.5')["prune.granularity"]
     assert "missing" in why('method = "layer_obs"')["prune.sparsity"]
     found = why('method = "layer_obs"\nsparsity = 0.5\noptions = {solvr = "split", tune = 1.5, damping = "huge"}')
     assert {"prune.options.solvr", "prune.options.tune"} <= set(found)

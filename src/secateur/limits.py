@@ -6,24 +6,27 @@ from typing import Any
 from torch import nn
 
 from secateur.budgets import Budget
-from secateur.errors import BadSparsity, UnknownName, WrongModel
+from secateur.errors import BadSparsity, NeedsTask, UnknownName, WrongModel
 from secateur.names import allocation_of, budget_of
 from secateur.narrowing.meeting import Limit
 from secateur.protocols import Allocation
+from secateur.task import Task
 
 __all__ = ["absolute", "check_words", "limit_of", "share_of"]
 
 
-def check_words(model: Any, budget: Any) -> None:
-    """Refuse what is no model, and a budget that does not say of what.
+def check_words(model: Any, budget: Any, task: Any = None) -> None:
+    """Refuse what is no model, a budget that does not say of what, and batches that are no task.
 
     Raises:
-        WrongModel, UnknownName: with what to pass instead.
+        WrongModel, UnknownName, NeedsTask: with what to pass instead.
     """
     if not isinstance(model, nn.Module):
         raise WrongModel(f"{type(model).__name__} is no model: pass a torch.nn.Module")
     if budget is not None and not isinstance(budget, str):
         raise UnknownName(f"budget={budget!r} must say of what: e.g. 'macs:50%', 'params:1M', 'latency:8ms'")
+    if task is not None and not isinstance(task, Task):
+        raise NeedsTask(f"task= is {type(task).__name__}: pass task=sc.Task(batches, loss=..., evaluate=...)")
 
 
 def check_units(*, round_to: int = 1, min_kept: int = 0) -> None:

@@ -87,7 +87,7 @@ def prune(
     >>> pruned.masks.kept
     25
     """
-    check_words(model, budget)
+    check_words(model, budget, task)
     check_seed(seed)
     choice = Choice(method=method, granularity=granularity, ignore=ignore, include_bias=include_bias, seed=seed)
     amount = Amount(

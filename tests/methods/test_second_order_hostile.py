@@ -1,8 +1,11 @@
 """Second order on networks and data that are not as the books have them: mended or refused, each by name."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 import secateur as sc
 from secateur.criteria.obd import Obd
@@ -331,3 +334,110 @@ def test_a_model_of_two_inputs_is_told_how_batches_are_read(method):
     batches = [(torch.randn(8, 4), torch.randn(8, 4))]
     with pytest.raises(NeedsTask, match="a tuple or list means"):
         sc.prune(nn.Bilinear(4, 4, 2), method, sparsity=0.5, task=sc.Task(batches))
+
+
+class Loop(nn.Module):
+    """A recurrent network by hand: its layers are called once for every step of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.inward, self.onward, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 8)
+        for step in range(x.shape[1]):
+            state = (self.inward(x[:, step]) + self.onward(state)).tanh()
+        return self.out(state)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("targets", ["own", "dense"])
+def test_sequences_of_all_lengths_are_taken_in_whole(scope, targets):
+    torch.manual_seed(0)
+    model, lengths = Loop(), (1, 20, 7, 20)
+    batches = [torch.randn(32, length, 6) for length in lengths]
+    for order in (batches, batches[::-1]):
+        how = {"sparsity": 0.5, "scope": scope, "targets": targets, "task": sc.Task(order)}
+        pruned = sc.prune(model, "layer_obs", **how)
+        samples = {row["name"]: row["samples"] for row in pruned.report.settings["layers"]}
+        steps = 32 * sum(lengths)
+        assert samples == {"inward.weight": steps, "onward.weight": steps, "out.weight": 32 * len(lengths)}
+        assert pruned.model.onward.weight.any()
+
+
+def test_layers_named_by_hand_leave_the_others_their_errors():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 4))
+    model[2].weight.data.mul_(5)
+    model[0].weight.data.mul_(0.1)
+    how = {"sparsity": 0.5, "task": sc.Task(list(torch.randn(192, 20).split(64)))}
+    alone = sc.prune(model, "layer_obs", ignore=["4"], **how).masks.sparsities()
+    named = sc.prune(model, "layer_obs", overrides={"4": 0.25}, **how).masks.sparsities()
+    assert named == alone | {"4.weight": 0.25}
+
+
+def test_more_than_may_stay_cannot_be_asked_for():
+    with pytest.raises(BadSparsity, match="29 units may stay, but min_kept=110 over 2 layers asks for 206"):
+        sc.prune(net(), "layer_obs", sparsity=0.9, min_kept=110, task=labelled())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)),
+        nn.Sequential(nn.Linear(8, 6), nn.LeakyReLU(20.0), nn.Linear(6, 3)),
+    ],
+)
+def test_no_bound_where_the_theorem_has_none(model):
+    x = torch.randn(64, 16, 8) if len(model) == 4 else torch.randn(64, 8)
+    found = sc.prune(model, "layer_obs", sparsity=0.5, targets="apart", task=sc.Task([x]))
+    assert found.report.settings["bound"] == {}
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+
+
+class Opaque(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.inner, self.wrap = net(), wrap
+
+    def forward(self, x):
+        return self.wrap(self.inner(x))
+
+
+def test_data_classes_are_looked_into_and_what_has_no_numbers_is_named():
+    plain, task = sc.prune(net(), "layer_obs", sparsity=0.5, task=labelled_inputs()), labelled_inputs()
+    found = sc.prune(Opaque(Answer), "layer_obs", sparsity=0.5, task=task)
+    assert [*found.masks.sparsities().values()] == [*plain.masks.sparsities().values()]
+    with pytest.raises(NeedsTask, match="Opaque gives list, in which no floating-point tensor is found"):
+        sc.prune(Opaque(lambda out: out.tolist()), "layer_obs", sparsity=0.5, task=task)
+    with pytest.raises(NeedsTask, match="Opaque gave a number without a gradient"):
+        sc.prune(Opaque(torch.Tensor.detach), "layer_obs", sparsity=0.5, task=task)
+
+
+def labelled_inputs():
+    return sc.Task([x for x, _ in labelled().batches])
+
+
+def test_samples_without_a_batch_axis():
+    whole = labelled_inputs()
+    single = sc.Task([x for batch in whole.batches for x in batch])
+    found, wanted = (sc.prune(net(), "layer_obs", sparsity=0.5, task=task) for task in (single, whole))
+    assert found.masks.kept == wanted.masks.kept
+
+
+@pytest.mark.parametrize("targets", ["own", "dense", "apart"])
+def test_spectral_norm_takes_no_step(targets):
+    model = nn.Sequential(spectral_norm(nn.Linear(16, 12)), nn.ReLU(), nn.Linear(12, 3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sc.prune(model, "layer_obs", sparsity=0.5, targets=targets, task=labelled_inputs())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["layer_obs", "obs", "block_fisher", "obd", "taylor", "magnitude"])
+def test_batches_are_no_task(method):
+    with pytest.raises(NeedsTask, match=r"task= is list: pass task=sc.Task"):
+        sc.prune(net(), method, sparsity=0.5, task=[torch.randn(8, 16)])

@@ -8,6 +8,7 @@ projection of what the network gives, so that I measures squared output error an
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def importance_of(
         for batch in batches:
             with evaluating(model), torch.enable_grad():
                 value = _value(model, batch, task, generator)
-                _refuse_useless(value)
+                _refuse_useless(value, "Task.loss" if task.loss else type(model).__name__)
                 found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
             for (path, _), gradient in zip(outs, found, strict=True):
                 if gradient is not None:
@@ -104,19 +105,35 @@ def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, T
 def _value(model: nn.Module, batch: Any, task: Task, generator: torch.Generator) -> Tensor:
     if task.loss is not None:
         return task.needs_loss("the weighing of errors")(model, fresh(batch))
-    given = [leaf for leaf in tree_leaves(called(model, batch)) if isinstance(leaf, Tensor)]
-    real = [leaf for leaf in given if leaf.is_floating_point()]
+    out = called(model, batch)
+    real = [leaf for leaf in _tensors(out) if leaf.is_floating_point()]
+    if not real:
+        raise NeedsTask(
+            f"{type(model).__name__} gives {type(out).__name__}, in which no floating-point tensor is found: pass Task(batches, loss=...), which "
+            "knows what to do with it, or scope='layer', which needs none"
+        )
     return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum() for leaf in real]).sum()
 
 
-def _refuse_useless(value: Tensor) -> None:
+def _tensors(out: Any) -> Iterator[Tensor]:
+    """What a model gives, also in mappings and data classes of its own, which torch's trees do not open."""
+    for leaf in tree_leaves(out):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from _tensors(list(leaf.values()))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _tensors([getattr(leaf, part.name) for part in fields(leaf)])
+
+
+def _refuse_useless(value: Tensor, who: str) -> None:
     if not bool(torch.isfinite(value)):
         raise BadCalibration(
-            f"Task.loss gave {float(value.detach())} on a calibration batch: its gradients say nothing; look at the loss and the labels"
+            f"{who} gave {float(value.detach())} on a calibration batch: its gradients say nothing; look at the loss, the labels and the inputs"
         )
     if not value.requires_grad:
         raise NeedsTask(
-            "Task.loss gave a number without a gradient (detached, or made under no_grad): return the tensor itself, or leave loss= out, or pass "
+            f"{who} gave a number without a gradient (detached, or made under no_grad): return the tensor itself, or pass "
             "scope='layer', which needs none"
         )
 
@@ -128,7 +145,7 @@ def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
         else gradient.dim() - 1
     )
     dim = 0 if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() < module.weight.dim() else dim
-    return gradient.movedim(dim, 0).flatten(1).square().sum(1)
+    return gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1).square().sum(1)
 
 
 def _of(path: str, sums: Mapping[str, Tensor]) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, ValidationError, create_model
 
 from secateur.allocations.uniform import Uniform
-from secateur.errors import UnknownName
+from secateur.errors import SecateurError, UnknownName
 from secateur.names import allocation_of, budget_of, find, granularity_of, names_in
 from secateur.protocols import WeightCost
 from secateur.recipe.inputs import is_dotted
@@ -69,6 +69,11 @@ def check_place(method: str, granularity: str) -> None:
         raise ValueError(
             f"the method {method!r} sets weights to zero and keeps all widths; channels are ranked by a criterion"
         )
+    if wanted == "any" and (pattern := pattern_named(granularity)) is not None:
+        try:
+            method_named(method)(granularity=pattern)
+        except SecateurError as error:
+            raise ValueError(str(error)) from None
     if wanted not in (None, "any", granularity):
         raise ValueError(f"the method {method!r} takes whole units out: write granularity = {wanted!r}")
 
