@@ -108,7 +108,8 @@ def choose(
     silent = _unjudged(coupling, scores) if unjudged else ()
     if isinstance(allocation, Limit):
         met = meet(model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=round_to)
-        return met.masks, (met.says(allocation.budget.cost, allocation.cost.unit), *silent)
+        spent = f"{allocation.budget.cost} {getattr(allocation.cost, 'place', '')}".strip()
+        return met.masks, (met.says(spent, allocation.cost.unit), *silent)
     granularity = Channels(groups=coupling.groups())
     if round_to > 1:
         entries = tuple((granularity.key(group), group.entries) for group in coupling.groups())
