@@ -242,6 +242,50 @@ def test_in_one_call():
         sc.prune(net, sparsity=0.5, granularity="channel", example_inputs=X[:1], repair=True)
 
 
+class ByHand(nn.Module):
+    """`nn.MultiheadAttention` with its out-projection called as a layer."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.inward, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.inward.weight, self.inward.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out.load_state_dict(attention.out_proj.state_dict())
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(2, (4, 4)).transpose(1, 2) for part in self.inward(x).chunk(3, 2))
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Attending(nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def test_the_out_projection_of_attention_is_refitted_as_any_other():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(16, 4, batch_first=True)
+    attention.in_proj_bias.data.normal_()
+    theirs, ours = Attending(attention).eval(), ByHand(attention).eval()
+    heads = torch.arange(16) < 8
+    task = sc.Task(list(torch.randn(64, 5, 16).split(16)))
+    found = []
+    for net, inward, out in ((theirs, "attention.in_proj_", "attention.out_proj."), (ours, "inward.", "out.")):
+        masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in net.named_parameters()}
+        masks[f"{inward}weight"] &= heads.repeat(3)[:, None]
+        masks[f"{inward}bias"] &= heads.repeat(3)
+        masks[f"{out}weight"] &= heads
+        masks = sc.Masks(masks)
+        masked = masks.apply_(copy.deepcopy(net))
+        assert repair_(masked, net, masks, task) == ([f"{out}weight"], [])
+        found.append(masked.state_dict()[f"{out}weight"])
+        assert not torch.allclose(found[-1], net.state_dict()[f"{out}weight"] * heads, atol=1e-3)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [

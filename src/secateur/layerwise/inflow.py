@@ -24,7 +24,7 @@ from secateur.errors import UnknownLayer
 from secateur.facts import LayerFacts
 from secateur.layerwise.unrolling import unrolled
 
-__all__ = ["as_rows", "feeds", "from_rows", "listening_to", "takes_part"]
+__all__ = ["as_rows", "feeds", "from_rows", "joined_heads", "listening_to", "takes_part"]
 
 Feeds = Mapping[str, Tensor]
 

@@ -91,12 +91,15 @@ def _heard(model: nn.Module, paths: Sequence[str], chain: Sequence[str], batch: 
         first = args[0] if args else next(iter(kwargs.values()), None)
         inner = getattr(module, "out_proj", None)
         alive.append(first)
-        seen.append(_Call(modules[module], (id(first), version_of(first)), inside[-1]))
-        if isinstance(inner, nn.Module) and inner in modules:
-            seen.append(_Call(modules[inner], (-len(seen), 0), inside[-1]))
+        if module in modules:
+            seen.append(_Call(modules[module], (id(first), version_of(first)), inside[-1]))
+        if isinstance(inner, nn.Module) and inner in modules:  # of attention: not called as a module
+            seen.append(_Call(modules[inner], (-len(seen) - 1, 0), inside[-1]))
 
     modules = {model.get_submodule(path): path for path in paths}
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
+    around = [model.get_submodule(path.rpartition(".")[0]) for path in paths]
+    heard = dict.fromkeys([*modules, *(m for m in around if isinstance(m, nn.MultiheadAttention))])
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in heard]
     for path in chain:
         block = model.get_submodule(path)
         handles.append(block.register_forward_pre_hook(lambda _m, _a, path=path: inside.append(path)))

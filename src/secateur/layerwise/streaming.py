@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.activations import run_batch
 from secateur.examples import leaving_no_trace
 from secateur.layerwise.chains import first_of
-from secateur.layerwise.inflow import listening_to
+from secateur.layerwise.inflow import joined_heads, listening_to
 from secateur.layerwise.staging import Stage
 from secateur.renewing import renewed
 from secateur.task import Task
@@ -110,17 +110,26 @@ class Stream:
         """Run ``stage`` on batch ``place`` until each of the layers ``paths`` was called, and give what each took in first."""
         found: dict[str, Tensor] = {}
 
-        def note(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        def note(path: str, x: Tensor) -> None:
             if path not in found:  # a copy: code may change it in place later on
-                found[path] = (args[0] if args else kwargs["input"]).detach().clone()
+                found[path] = x.detach().clone()
             if len(found) == len(paths):
                 raise _Enough
 
-        layers = [self.model.get_submodule(path) for path in paths]
-        handles = [
-            layer.register_forward_pre_hook(partial(note, path), with_kwargs=True)
-            for path, layer in zip(paths, layers, strict=True)
-        ]
+        def note_call(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+            note(path, args[0] if args else kwargs["input"])
+
+        def note_heads(path: str, attention: nn.MultiheadAttention, args: Any, kwargs: Any, _: Any) -> None:
+            note(path, joined_heads(attention, args, kwargs))
+
+        handles = []
+        for path in paths:
+            parent = _attention_around(self.model, path)
+            if parent is not None:
+                handles.append(parent.register_forward_hook(partial(note_heads, path), with_kwargs=True))
+            else:
+                layer = self.model.get_submodule(path)
+                handles.append(layer.register_forward_pre_hook(partial(note_call, path), with_kwargs=True))
         try:
             with _stopping(), leaving_no_trace(self.model):
                 self.run(stage, place)
@@ -185,12 +194,18 @@ def _counting(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, int]
 
     handles = []
     for path in calls:
-        parent = model.get_submodule(path.rpartition(".")[0])
-        inside = isinstance(parent, nn.MultiheadAttention)
-        called = parent if inside else model.get_submodule(path)
+        called = _attention_around(model, path) or model.get_submodule(path)
         handles.append(called.register_forward_pre_hook(partial(count, path)))
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _attention_around(model: nn.Module, path: str) -> nn.MultiheadAttention | None:
+    """The attention whose out-projection this is: it is not called as a module."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    return (
+        parent if isinstance(parent, nn.MultiheadAttention) and parent.out_proj is model.get_submodule(path) else None
+    )
