@@ -129,7 +129,8 @@ class _Reader:
     def _call(self, node: fx.Node) -> None:
         args, kwargs = tree_map(self._known, (tuple(node.args), dict(node.kwargs)))
         name = _name(node.target)
-        if name in _SAME and isinstance(args[0], Value):
+        always = "dropout" in name and True in (*args[2:3], kwargs.get("train"))  # also when the model is in eval mode
+        if name in _SAME and isinstance(args[0], Value) and not always:
             self.known[node] = args[0]
             return
         if node.target is operator.getitem:
@@ -139,14 +140,17 @@ class _Reader:
         if name in _FILLED:
             self.known[node] = _constant(_filled(name, args, node.meta["val"]))
             return
-        if all(v.tensor is not None for v in inputs) and "rand" not in name and "bernoulli" not in name:
+        chance = always or any(word in name for word in ("rand", "bernoulli", "multinomial", "normal", "exponential"))
+        if all(v.tensor is not None for v in inputs) and not chance:
             plain = tree_map(lambda v: v.tensor if isinstance(v, Value) else v, (args, kwargs))
             self.known[node] = tree_map(_constant, _ran(node.target, plain))
             return
         self._add(node, name, args, kwargs)
 
     def _add(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> None:
-        meta = node.meta["val"]
+        meta = node.meta.get("val")
+        if meta is None:
+            raise UnknownOperation(f"{node.target} makes nothing that can be followed; compile the model without it")
         shapes = list(meta) if isinstance(meta, list | tuple) else [meta]
         outs = [Value(tuple(m.shape), m.dtype) for m in shapes if isinstance(m, torch.Tensor)]
         stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]

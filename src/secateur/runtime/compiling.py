@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from secateur.runtime.emitting import Constants, Emitter
-from secateur.runtime.fusing import PRODUCTS, fused
+from secateur.runtime.fusing import Fused, fused
 from secateur.runtime.graph import Graph, Node, Value, values_in
 from secateur.runtime.ops import EMIT, Unfit, convolutions, taps
 from secateur.runtime.payoff import chosen
@@ -43,12 +43,13 @@ def program(
     planes = Planes()
     e = Emitter(constants, planes, values=values, form=form, cache=cache)
     last, inner = fused(graph)
-    _prepare(e, graph)
+    _prepare(e, graph, {one.node for one in last.values()})
     inputs = [_input(e, value, size, axis) for value in graph.inputs]
+    e.inputs = len(inputs)
     outputs = [e.slot(value.shape) for value in graph.outputs]
     for node in graph.nodes:
         if node in last and node not in inner:
-            _run(e, node, partial(convolutions.emit, e, last[node]))
+            _product(e, last[node])
         elif node not in inner:
             _run(e, node, partial(_plain, e, node))
     e.path = ""
@@ -79,9 +80,9 @@ def _document(e: Emitter, graph: Graph, inputs: list[dict[str, Any]]) -> dict[st
     }
 
 
-def _prepare(e: Emitter, graph: Graph) -> None:
+def _prepare(e: Emitter, graph: Graph, products: set[Node]) -> None:
     for node in graph.nodes:
-        if node.name in PRODUCTS and "conv" in node.name:
+        if node in products and "conv" in node.name:
             try:
                 taps.prepare(e, node)
             except Unfit:
@@ -95,6 +96,19 @@ def _input(e: Emitter, value: Value, size: int, axis: int) -> dict[str, Any]:
     value.view = e.slot(value.shape)
     split = len(value.shape) > axis and value.shape[axis] == size
     return {"shape": list(value.shape), "dtype": _type(value), "split": split}
+
+
+def _product(e: Emitter, one: Fused) -> None:
+    """A product with what was fused into it; where it does not fit, all parts by themselves."""
+    e.path = one.node.path
+    before = len(e.steps)
+    try:
+        convolutions.emit(e, one)
+    except Unfit as reason:
+        del e.steps[before:]
+        _in_torch(e, one.node, str(reason))
+        for part in one.parts[1:]:
+            _run(e, part, partial(_plain, e, part))
 
 
 def _run(e: Emitter, node: Node, work: Callable[[], None]) -> None:
@@ -121,7 +135,10 @@ def _in_torch(e: Emitter, node: Node, reason: str) -> None:
     inputs = [v for v in values_in([node.args, node.kwargs]) if v.tensor is None]
     places = {v: k for k, v in enumerate(dict.fromkeys(inputs))}
     other: dict[str, Any] = {"name": str(node.target), "path": node.path, "reason": reason, "inputs": [], "outputs": []}
-    other["args"], other["kwargs"] = _spelled(e, list(node.args), places), _spelled(e, node.kwargs, places)
+    try:
+        other["args"], other["kwargs"] = _spelled(e, list(node.args), places), _spelled(e, node.kwargs, places)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{node.target} at {node.path!r}: {reason}, and {error}") from None
     sources = [(v, e.view(v)) for v in places]
     for value, view in sources:
         slot = e.slot(value.shape)
@@ -145,7 +162,9 @@ def _spelled(e: Emitter, tree: Any, places: dict[Value, int]) -> Any:
         return [_spelled(e, leaf, places) for leaf in tree]
     if isinstance(tree, dict):
         return {"dict": {key: _spelled(e, leaf, places) for key, leaf in tree.items()}}
-    if isinstance(tree, torch.dtype | torch.device | torch.layout | torch.memory_format):
+    if isinstance(tree, torch.device):
+        return {"device": "cpu"}
+    if isinstance(tree, torch.dtype | torch.layout | torch.memory_format):
         return {"torch": str(tree).removeprefix("torch.")}
     if isinstance(tree, float):
         return {"float": str(tree)}

@@ -76,7 +76,7 @@ class Emitter:
         self.outside: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.lookups: dict[int, int] = {}  # slot -> rows of the table that it is looked up in
-        self.state = 0
+        self.state, self.inputs = 0, 0
         self.path = ""
 
     def step(

@@ -1,6 +1,6 @@
 """Which operations become one product: a convolution or linear layer with the batch norm, the sum and the activation that follow it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ class Fused:
         scale, shift: of a batch norm, for each row.
         residual: what is added.
         act: the activation, in the end.
+        parts: all operations that are in it, in order.
     """
 
     node: Node
@@ -31,6 +32,7 @@ class Fused:
     shift: NDArray[np.float32] | None = None
     residual: Value | None = None
     act: Activation | None = None
+    parts: list[Node] = field(default_factory=list)
 
     @property
     def out(self) -> Value:
@@ -45,13 +47,15 @@ def fused(graph: Graph) -> tuple[dict[Node, Fused], set[Node]]:
     taken: set[Node] = set()
     found: dict[Node, Fused] = {}
     for node in graph.nodes:
-        if node.name not in PRODUCTS or not isinstance(node.args[1], Value) or node in taken:
+        if node.name not in PRODUCTS or not _is_fixed(node) or node in taken:
             continue
-        one = Fused(node, node)
+        one = Fused(node, node, parts=[node])
         while one.act is None and len(one.out.users) == 1 and one.out not in outputs:
-            if not _absorb(one, one.out.users[0], taken, place):
-                break
+            after = one.out.users[0]
+            if after in taken or after in found or not _absorb(one, after, place):
+                break  # of two products that are added, one takes up the sum
             taken.add(one.last)
+            one.parts.append(one.last)
         if one.last is not node:
             taken.add(node)
             taken.discard(one.last)
@@ -59,9 +63,16 @@ def fused(graph: Graph) -> tuple[dict[Node, Fused], set[Node]]:
     return found, taken
 
 
-def _absorb(one: Fused, node: Node, taken: set[Node], place: dict[Node, int]) -> bool:
-    if node in taken:
-        return False
+def _is_fixed(node: Node) -> bool:
+    """Whether the weight, and the bias if there is one, do not depend on the inputs."""
+    places = (0, 2) if node.name == "addmm" else (1, 2)
+    given = [node.args[k] for k in places if k < len(node.args)]
+    given += [node.kwargs[name] for name in ("weight", "bias") if name in node.kwargs]
+    tensors = [v for v in given if isinstance(v, Value)]
+    return bool(tensors) and all(v.tensor is not None for v in tensors)
+
+
+def _absorb(one: Fused, node: Node, place: dict[Node, int]) -> bool:
     if node.name == "batch_norm" and one.scale is None and one.residual is None and one.node.name != "linear":
         return _norm(one, node)
     if node.name == "add" and one.residual is None:
@@ -75,7 +86,8 @@ def _absorb(one: Fused, node: Node, taken: set[Node], place: dict[Node, int]) ->
 
 def _norm(one: Fused, node: Node) -> bool:
     x, weight, bias, mean, var, training, _, eps, *_ = node.args
-    if x is not one.out or training or mean is None:
+    fixed = [v for v in (weight, bias, mean, var) if v is not None]
+    if x is not one.out or training or mean is None or any(v.tensor is None for v in fixed):
         return False
     scale = 1 / np.sqrt(var.array.astype(np.float64) + eps)
     if weight is not None:

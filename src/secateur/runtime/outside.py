@@ -42,8 +42,10 @@ def _read(tree: Any, tensors: list[torch.Tensor], arrays: Sequence[NDArray[Any]]
     if "constant" in tree:
         array = np.array(arrays[tree["constant"]], np.float32).reshape(tree["shape"])
         return torch.from_numpy(array).to(getattr(torch, tree["dtype"]))
+    if "device" in tree:
+        return torch.device(tree["device"])
     if "torch" in tree:
-        return getattr(torch, tree["torch"], tree["torch"])
+        return getattr(torch, tree["torch"])
     if "float" in tree:
         return float(tree["float"])
     return {key: _read(leaf, tensors, arrays) for key, leaf in tree["dict"].items()}

@@ -33,10 +33,9 @@ def _index(e: Emitter, node: Node) -> None:
     table, ids = value(a["self"]), a["indices"]
     if table.tensor is None or len(ids) != 1 or not isinstance(ids[0], Value) or len(table.shape) < 2:
         raise Unfit("indices other than numbers of rows of a constant")
-    if ids[0].dtype is torch.bool or e.view(ids[0]).space != 2:
-        raise Unfit("indices that were computed")
     view, rows = e.view(ids[0]), table.array.reshape(table.shape[0], -1)
-    assert isinstance(view.home, int)
+    if ids[0].dtype is torch.bool or view.space != 2 or not isinstance(view.home, int) or view.home >= e.inputs:
+        raise Unfit("indices that were computed")
     e.lookups[view.home] = table.shape[0]
     out = e.plain((*view.shape, rows.shape[1]))
     e.step("lookup", [view, out], [table.shape[0]], [], [rows.reshape(-1)])

@@ -82,8 +82,7 @@ def _lookup(e: Emitter, node: Node) -> None:
     table, ids = value(a["weight"]), e.view(value(a["indices"]))
     if table.tensor is None:
         raise Unfit("a table that depends on the inputs")
-    if ids.space == 2:
-        assert isinstance(ids.home, int)
+    if ids.space == 2 and isinstance(ids.home, int) and ids.home < e.inputs:
         e.lookups[ids.home] = table.shape[0]
     elif value(a["indices"]).tensor is None:
         raise Unfit("ids that were computed")  # nothing checks their range
