@@ -567,12 +567,13 @@ void attend(const float* q, int64_t q_stride, const float* keys, const float* v,
   for (int j = 0; j < TILE; j++) {
     Vec high = splat(-__builtin_inff()), sums{};
     for (int64_t k = 0; k < seen; k++) high = larger(high, load(scores + k * TW + j * W));
+    high = high == splat(-__builtin_inff()) ? Vec{} : high;  // nothing to see: zeros, as in torch
     for (int64_t k = 0; k < seen; k++) {
       Vec e = exp(load(scores + k * TW + j * W) - high);
       sums += e;
       store(scores + k * TW + j * W, e);
     }
-    inverse[j] = 1.0f / sums;
+    inverse[j] = sums == Vec{} ? Vec{} : 1.0f / sums;
   }
   for (int64_t d = 0; d < v_depth; d += 4) {
     int many = v_depth - d < 4 ? int(v_depth - d) : 4;

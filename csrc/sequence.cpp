@@ -86,7 +86,8 @@ class Attention final : public Op {
     }
     if (mask)
       for (int64_t s = 0; s < keys; s++) scores[s] += mask[s * mask_.stride[3]];
-    float inverse = 1.0f / c.k->exponentials(scores, c.k->largest(scores, keys), keys);
+    float high = c.k->largest(scores, keys);
+    float sum = c.k->exponentials(scores, high == -INFINITY ? 0.0f : high, keys), inverse = sum == 0 ? 0.0f : 1.0f / sum;  // nothing to see: zeros, as in torch
     for (int64_t e = 0; e < wide; e++) {
       const float* column = v + e * v_.stride[3];
       float total = 0;
