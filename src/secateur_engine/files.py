@@ -1,12 +1,14 @@
 """Compiled models as files: the layout of safetensors (8 bytes of length, a JSON header, the arrays), read by mapping it into memory.
 
-The header's ``__metadata__`` has one entry, ``secateur_engine``: the programs as JSON. Arrays are views of the file. Nothing is
+The header's ``__metadata__`` has two entries, ``secateur_engine``, the programs as JSON, and ``crc32``, the checksum of them and of the
+arrays: damage is found on loading. It is no signature. Arrays are views of the file. Nothing is
 believed before it was checked, here and again by the engine, which refuses a program that would touch memory that is not its own.
 """
 
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -21,7 +23,8 @@ from secateur_engine.model import Model
 __all__ = ["load", "read", "write"]
 
 KEY = "secateur_engine"
-VERSION = 1
+CHECK = "crc32"  # of the programs and the arrays
+VERSION = 2
 _TYPES = {"F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "I32": "<i4"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _ALIGNMENT = 64
@@ -30,11 +33,11 @@ _LARGEST_HEADER = 1 << 28
 
 def write(path: str | os.PathLike[str], programs: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
     """Write a file, or leave the old one: it is put in place when it is complete."""
-    header: dict[str, Any] = {
-        "__metadata__": {KEY: json.dumps({"version": VERSION, **programs}, separators=(",", ":"))}
-    }
-    at = 0
+    said = json.dumps({"version": VERSION, **programs}, separators=(",", ":"))
+    header: dict[str, Any] = {"__metadata__": {KEY: said}}
+    at, check = 0, zlib.crc32(said.encode())
     for k, array in enumerate(arrays):
+        check = zlib.crc32(np.ascontiguousarray(array).data, check)
         header[str(k)] = {
             "dtype": _NAMES[array.dtype],
             "shape": list(array.shape),
@@ -45,6 +48,7 @@ def write(path: str | os.PathLike[str], programs: Mapping[str, Any], arrays: Seq
         if gap and k + 1 < len(arrays):  # safetensors allows no gaps, so the filling is an array too
             header[f"gap{k}"] = {"dtype": "I8", "shape": [gap], "data_offsets": [at, at + gap]}
             at += gap
+    header["__metadata__"][CHECK] = f"{check:08x}"
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     target = Path(path)
@@ -102,10 +106,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[NDArray[Any
         raise BadFile(f"{str(where)!r} says that its header has {length} bytes, and has {size - 8} altogether")
     try:
         header = json.loads(bytes(whole[8 : 8 + length]), object_pairs_hook=_once)
-        programs = json.loads(header.pop("__metadata__")[KEY], object_pairs_hook=_once)
+        about = header.pop("__metadata__")
+        programs = json.loads(about[KEY], object_pairs_hook=_once)
         if programs["version"] != VERSION:
             raise BadFile(f"version {programs['version']!r}, where this engine reads version {VERSION}")
-        return programs, _arrays(header, whole[8 + length :])
+        arrays = _arrays(header, whole[8 + length :])
+        check = zlib.crc32(about[KEY].encode())
+        for array in arrays:
+            check = zlib.crc32(np.ascontiguousarray(array).data, check)
+        if f"{check:08x}" != about[CHECK]:
+            raise BadFile("its numbers are not those that were written: the file is damaged")
+        return programs, arrays
     except BadFile as error:
         raise BadFile(f"{str(where)!r} is no compiled model that can be read: {error}") from None
     except (

@@ -1,30 +1,21 @@
 """A compiled model: programs for a few batch sizes over the same weights, called with numpy arrays or anything that becomes one."""
 
+import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur_engine.arrays import among, array_of, like_inputs, piece_of
 from secateur_engine.errors import BadInput, EngineError
-
-try:
-    from secateur_engine import _engine
-except ImportError:  # no compiler where this was installed
-    _engine = None  # type: ignore[assignment]
+from secateur_engine.nesting import filled, matched, tensors_in
+from secateur_engine.program import Outside, Program, available
 
 __all__ = ["Model", "Session", "available"]
 
 _GUARD = 1024
-_TYPES = {"float32": np.float32, "int64": np.int64, "bool": np.bool_, "float64": np.float64, "int32": np.int32}
-Outside = Callable[[Any, list[NDArray[Any]]], Sequence[Any]]
-
-
-def available(kernels: str = "") -> str:
-    """The kernels that will be used: "avx512", "avx2" or "baseline"; "" where the compiled module is missing."""
-    return _engine.kernels(kernels) if _engine is not None else ""
 
 
 class Model:
@@ -46,15 +37,35 @@ class Model:
         kernels: str = "",
         outside: Outside | None = None,
     ) -> None:
-        if _engine is None:
+        if not available():
             raise EngineError(
                 "the compiled engine is missing: install secateur where a C++ compiler is, or a wheel that has it"
             )
         self.document, self.arrays, self.threads, self.kernels = document, list(arrays), threads, kernels
         self.axis = int(document.get("axis", 0))
         self.cache = int(document.get("cache", 0))
-        self._programs = sorted((Program(p, self, outside) for p in document["programs"]), key=lambda p: -p.size)
+        self._programs = sorted((Program(p, outside) for p in document["programs"]), key=lambda p: -p.size)
         self._lock = threading.Lock()
+        self._check_trees()
+
+    def _check_trees(self) -> None:
+        """Whether inputs and outputs are nested as many as there are."""
+        first = self._programs[0]
+        if "gives" in self.document:
+            filled(self.document["gives"], first.outputs)
+        if "takes" in self.document:
+            takes = self.document["takes"]
+            parts = [*takes["args"], *(part for _, part in takes["kwargs"])]
+            if sorted(k for part in parts for k in tensors_in(part)) != list(range(len(first.inputs))) or not all(
+                isinstance(name, str) for name in takes["names"]
+            ):
+                raise ValueError("inputs are nested in another way than they are counted")
+
+    def copied(self) -> "Model":
+        """Another one over the same arrays, which nothing changes."""
+        outside = self._programs[0]._outside
+        how: dict[str, Any] = {"threads": self.threads, "kernels": self.kernels, "outside": outside}
+        return Model(copy.deepcopy(dict(self.document)), self.arrays, **how).built()
 
     def built(self) -> "Model":
         """Lay the first program out now, so that a bad one is found now."""
@@ -80,35 +91,51 @@ class Model:
             raise BadInput("this model has no caches; compile it with cache=the longest sequence")
         return Session(self)
 
-    def __call__(self, *inputs: Any) -> Any:
-        """Run the model; the results are numpy arrays, or torch tensors where the first input is one."""
-        return self.run(inputs, None, 0)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on what it was compiled for; the results are numpy arrays, or torch tensors where an input is one."""
+        if self.cache:
+            raise BadInput("this model was compiled with cache=, to generate with: call what session() gives")
+        return self.run(self.tensors(args, kwargs), None, 0)
+
+    def tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The inputs of a call in the order of the programs."""
+        if "takes" in self.document:
+            return matched(self.document["takes"], args, kwargs)
+        return [*args, *kwargs.values()]
 
     def run(self, inputs: Sequence[Any], state: Any, position: int) -> Any:
         """Run the programs that together make up the size of the inputs."""
-        turn = _torch_of(inputs)
-        arrays = [np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in inputs]
+        turn = like_inputs(inputs)
+        arrays = [array_of(x, k) for k, x in enumerate(inputs)]
         first = self._programs[0]
         if len(arrays) != len(first.inputs):
             raise BadInput(f"the model takes {len(first.inputs)} inputs and got {len(arrays)}")
         size, start, parts = self._size(arrays), 0, []
+        sizes = sorted(p.size for p in self._programs)
+        alone = self.document.get("alone")
+        if alone and size not in sizes:
+            raise BadInput(
+                f"a size of {size} along axis {self.axis}: the model was compiled for {among(sizes)}, and {alone}; compile with batch={size}"
+            )
         for program in self._programs:
-            while size - start >= program.size:
+            while size - start >= program.size and (not alone or program.size == size):
                 pieces = [
-                    _piece(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)
+                    piece_of(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)
                 ]
                 parts.append(program.run(self.engine(program), pieces, state, position + start))
                 start += program.size
         if start != size or not parts:
-            sizes = sorted(p.size for p in self._programs)
-            raise BadInput(f"a size of {size} along axis {self.axis} is not made of {sizes}; compile with batch={size}")
+            raise BadInput(
+                f"a size of {size} along axis {self.axis} is not made of {among(sizes)}"
+                + (f"; compile with batch={size}" if size else "")
+            )
         joined = (
             parts[0]
             if len(parts) == 1
             else [np.concatenate(p, self.axis) if p[0].ndim > self.axis else p[0] for p in zip(*parts, strict=True)]
         )
         results = [turn(x) for x in joined]
-        return _nested(self.document.get("result"), iter(results)) if "result" in self.document else results[0]
+        return filled(self.document["gives"], results) if "gives" in self.document else results[0]
 
     def _size(self, arrays: Sequence[NDArray[Any]]) -> int:
         for array, said in zip(arrays, self._programs[0].inputs, strict=True):
@@ -121,73 +148,6 @@ class Model:
         return self._programs[0].size
 
 
-class Program:
-    """One batch size."""
-
-    def __init__(self, said: Mapping[str, Any], model: Model, outside: Outside | None) -> None:
-        self.said, self.model = said, model
-        self.size, self.inputs, self.outputs = int(said["size"]), list(said["inputs"]), list(said["outputs"])
-        self.others: list[Any] = list(said.get("outside", []))
-        self.engine: Any = None
-        self._outside = outside
-        if self.size < 1 or not all(s["dtype"] in _TYPES for s in (*self.inputs, *self.outputs)):
-            raise ValueError("a program has impossible inputs or outputs")
-
-    def laid_out(self, arrays: Sequence[NDArray[Any]], threads: int, kernels: str) -> Any:
-        """Hand everything to the engine, which checks it."""
-        assert _engine is not None
-        slots = [prod(shape) for shape in self.slot_shapes()]
-        sizes = int(self.said["arena"]), int(self.said["state"])
-        engine = _engine.Program(*sizes, slots, threads, kernels, int(self.said.get("local", 0)))
-        for array in arrays:
-            engine.constant(array)
-        for kind, tensors, ints, numbers, names in self.said["steps"]:
-            engine.add(kind, [_place(t) for t in tensors], ints, [_number(n) for n in numbers], names)
-        engine.complete()
-        return engine
-
-    def slot_shapes(self) -> list[tuple[int, ...]]:
-        """Of inputs, outputs, and what passes between the engine and the operations that it lacks."""
-        between = [s for other in self.others for s in (*other["inputs"], *other["outputs"])]
-        return [tuple(s["shape"]) for s in (*self.inputs, *self.outputs, *between)]
-
-    def run(
-        self, engine: Any, pieces: Sequence[NDArray[Any]], state: Any, position: int, seconds: list[float] | None = None
-    ) -> list[NDArray[Any]]:
-        """One run; ``seconds`` is filled with the time of every step."""
-        slots = [_checked(piece, said, k) for k, (piece, said) in enumerate(zip(pieces, self.inputs, strict=True))]
-        slots += [np.empty(shape, np.float32) for shape in self.slot_shapes()[len(slots) :]]
-        took = engine.run(slots, state, position, seconds is not None, self._call(slots) if self.others else None)
-        if seconds is not None:
-            seconds[:] = took
-        made = slots[len(self.inputs) : len(self.inputs) + len(self.outputs)]
-        return [
-            a if s["dtype"] == "float32" else a.astype(_TYPES[s["dtype"]])
-            for a, s in zip(made, self.outputs, strict=True)
-        ]
-
-    def _call(self, slots: list[NDArray[Any]]) -> Callable[[int], None]:
-        if self._outside is None:
-            names = sorted({other["name"] for other in self.others})
-            raise EngineError(f"this model needs torch for {', '.join(names)}: load it with secateur.runtime.load")
-        starts, at = [], len(self.inputs) + len(self.outputs)
-        for other in self.others:
-            starts.append(at)
-            at += len(other["inputs"]) + len(other["outputs"])
-
-        def call(which: int) -> None:
-            other = self.others[which]
-            here, n = starts[which], len(other["inputs"])
-            inputs: list[NDArray[Any]] = [
-                slots[here + k].astype(_TYPES[s["dtype"]], copy=False) for k, s in enumerate(other["inputs"])
-            ]
-            assert self._outside is not None
-            for k, made in enumerate(self._outside(other, inputs)):
-                slots[here + n + k][...] = made
-
-        return call
-
-
 class Session:
     """A sequence that grows: the caches of one model, and how many tokens they hold."""
 
@@ -196,9 +156,10 @@ class Session:
         self._state = np.zeros(int(model.programs[0].said["state"]) + 2 * _GUARD, np.float32)
         self.position = 0
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the next tokens; what came before is in the caches."""
-        size = self._model._size([np.asarray(x) for x in inputs])
+        inputs = self._model.tensors(args, kwargs)
+        size = self._model._size([array_of(x, k) for k, x in enumerate(inputs)])
         if self.position + size > self._model.cache:
             raise BadInput(
                 f"the caches hold {self._model.cache} tokens; {self.position} are there and {size} more do not fit"
@@ -206,42 +167,3 @@ class Session:
         result = self._model.run(inputs, self._state, self.position)
         self.position += size
         return result
-
-
-def _place(tensor: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(tensor) if len(tensor) == 7 else (*tensor, 0, 0)  # most do not move with stripes
-
-
-def _number(n: Any) -> float:
-    return float(n)  # "inf" and "-inf" are written as text, since JSON has no word for them
-
-
-def _piece(array: NDArray[Any], said: Mapping[str, Any], axis: int, start: int, size: int) -> NDArray[Any]:
-    return array.take(range(start, start + size), axis) if said["split"] and array.shape[axis] != size else array
-
-
-def _checked(array: NDArray[Any], said: Mapping[str, Any], place: int) -> NDArray[Any]:
-    if array.shape != tuple(said["shape"]):
-        raise BadInput(f"input {place} has shape {list(array.shape)}; the model was compiled for {said['shape']}")
-    rows = said.get("rows")
-    if rows is not None and array.size and not (array.min() >= 0 and array.max() < rows):
-        raise BadInput(
-            f"input {place} has numbers from {array.min()} to {array.max()}; there are {rows} rows to look up"
-        )
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _torch_of(inputs: Sequence[Any]) -> Callable[[NDArray[Any]], Any]:
-    if inputs and hasattr(inputs[0], "detach"):
-        import torch
-
-        return torch.from_numpy
-    return lambda array: array
-
-
-def _nested(shape: Any, values: Any) -> Any:
-    if isinstance(shape, dict):
-        return {key: _nested(part, values) for key, part in shape.items()}
-    if isinstance(shape, list):
-        return tuple(_nested(part, values) for part in shape)
-    return next(values)

@@ -225,7 +225,7 @@ def test_serving_imports_no_torch(tmp_path):
 
 
 def test_without_the_compiled_part_it_runs_in_torch(monkeypatch):
-    monkeypatch.setattr("secateur_engine.model._engine", None)
+    monkeypatch.setattr("secateur_engine.program._engine", None)
     model, x = sparse_(NETS["mlp"][0]()), example((1, 6, 10))
     fast = sc.compile(model, x)
     with torch.no_grad():

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
 from secateur.errors import UnknownOperation
 from secateur.examples import Example, leaving_no_trace
 from secateur.runtime.graph import Graph, Node, Value, values_in
+from secateur_engine.nesting import tensors_in, written
 
 __all__ = ["captured"]
 
@@ -67,10 +68,11 @@ def captured(model: nn.Module, example: Example) -> Graph:
     Raises:
         UnknownOperation: it cannot be exported.
     """
+    args, kwargs = _told_apart((example.args, example.kwargs))
     with warnings.catch_warnings(), leaving_no_trace(model):
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(model, example.args, example.kwargs, strict=False)
+            program = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             raise UnknownOperation(
                 f"torch.export cannot capture {type(model).__name__} ({type(error).__name__}: {str(error).strip()[:300]}); "
@@ -80,6 +82,18 @@ def captured(model: nn.Module, example: Example) -> Graph:
             return _Reader(program).read()
         except _WritesThroughView:  # slower to capture, and batch norms stay operations of their own
             return _Reader(program.run_decompositions({})).read()
+
+
+def _told_apart(tree: Any) -> Any:
+    """A tensor that is given twice is two inputs; `torch.export` would make one of them."""
+    seen: set[int] = set()
+
+    def own(leaf: torch.Tensor) -> torch.Tensor:
+        known = id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.clone() if known else leaf
+
+    return tree_map_only(torch.Tensor, own, tree)
 
 
 class _WritesThroughView(Exception):
@@ -120,11 +134,15 @@ class _Reader:
 
     def _output(self, node: fx.Node) -> None:
         found = tree_map(lambda n: self.known[n] if isinstance(n, fx.Node) else n, node.args[0])
-        leaves = [leaf for leaf in tree_flatten(found)[0] if isinstance(leaf, Value)]
-        self.graph.outputs = leaves
+        leaves = tree_flatten(found)[0]
+        self.graph.outputs = [leaf for leaf in leaves if isinstance(leaf, Value)]
+        places = {id(leaf): _Tensor(k) for k, leaf in enumerate(self.graph.outputs)}
+        marked = [places.get(id(leaf), leaf) for leaf in leaves]
         spec = self.program.call_spec.out_spec
-        if spec is not None and len(leaves) == spec.num_leaves:
-            self.graph.result = _plain(tree_unflatten(list(range(len(leaves))), spec))
+        whole = tree_unflatten(marked, spec) if spec is not None and spec.num_leaves == len(marked) else tuple(marked)
+        self.graph.result = written(whole, _number)
+        if len(tensors_in(self.graph.result)) != sum(isinstance(m, _Tensor) for m in marked):
+            self.graph.result = written(tuple(marked), _number)  # a class of its own, which nobody can make without it
 
     def _call(self, node: fx.Node) -> None:
         args, kwargs = tree_map(self._known, (tuple(node.args), dict(node.kwargs)))
@@ -201,9 +219,12 @@ def _name(target: Any) -> str:
     return getattr(target, "__name__", str(target))
 
 
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {str(key): _plain(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_plain(value) for value in tree]
-    return tree
+class _Tensor:
+    """Stands for an output in the tree of all that a model gives."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _number(leaf: Any) -> int | None:
+    return leaf.number if isinstance(leaf, _Tensor) else None

@@ -1,9 +1,11 @@
 """`compile`: a model as a program for the sparse engine, called like the module."""
 
 import copy
+import inspect
+import itertools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import secateur_engine
+from secateur.counting import check_choice, check_number
 from secateur.errors import BadFile, UnknownName, UnknownOperation, WrongModel
 from secateur.examples import Example, leaving_no_trace, run
 from secateur.report import Pruned
@@ -20,10 +23,13 @@ from secateur.runtime.emitting import Constants
 from secateur.runtime.graph import Graph
 from secateur.runtime.outside import runner
 from secateur.runtime.reporting import Layer, RuntimeReport, layers_of, notes_of
+from secateur.runtime.trying import check_session, growing, size_of, sized, why_alone
+from secateur_engine.nesting import written
 
 __all__ = ["Compiled", "compile_model", "load"]
 
 _VALUES = ("float32", "float16", "int8")
+_MANY = 64  # sizes with a program each
 _WIDTHS = {"avx512": 16, "avx2": 8, "baseline": 4}  # floats in a register
 
 
@@ -39,7 +45,15 @@ class Compiled:
         """The model's result."""
         if self.engine is None:
             return self._in_torch(args, kwargs)
-        return self.engine(*self._ordered(args, kwargs))
+        return self.engine(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> "Compiled":
+        if self.engine is None:
+            return Compiled(None, copy.deepcopy(self._module, memo), self._notes)
+        return Compiled(self.engine.copied(), None, self._notes)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a compiled model does not pickle: save(path) writes one file that secateur.runtime.load reads")
 
     def session(self) -> secateur_engine.Session:
         """An empty cache, for generation token by token."""
@@ -64,17 +78,6 @@ class Compiled:
         if self.engine is None:
             raise UnknownOperation("a compiled model is saved where the compiled engine is installed")
         secateur_engine.write(path, self.engine.document, self.engine.arrays)
-
-    def _ordered(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        assert self.engine is not None
-        names: list[str] = list(self.engine.document.get("names", []))
-        flat = [a for a in args if hasattr(a, "shape")]
-        if not kwargs:
-            return flat
-        unknown = [k for k in kwargs if k not in names]
-        if unknown:
-            raise WrongModel(f"the model was compiled with the keyword inputs {names}, and is called with {unknown}")
-        return flat + [kwargs[name] for name in names if name in kwargs and hasattr(kwargs[name], "shape")]
 
     def _in_torch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._module is not None
@@ -120,12 +123,16 @@ def compile_model(
         WrongModel: it does not run on the example.
     """
     module = copy.deepcopy(model.model if isinstance(model, Pruned) else model).eval()
-    if values not in _VALUES:
-        raise UnknownName(f"values={values!r} is not known; there are {', '.join(_VALUES)}")
+    check_choice("values", values, _VALUES)
+    check_choice("form", form, (None, "1", "2", "4", "dense"))
+    check_choice("kernels", kernels, ("", *_WIDTHS))
     if not isinstance(stripes, int) or stripes < 0:
         raise UnknownName(
             f"stripes={stripes!r} is not known: pass True, False, or how many rows a stripe has, such as 8"
         )
+    check_number("cache", cache, 0, whole=True)
+    check_number("threads", 1 if threads is None else threads, 1, whole=True)
+    _check_batch(batch)
     example = Example.of(example_inputs)
     with leaving_no_trace(module):
         run(module, example)
@@ -145,6 +152,8 @@ def compile_model(
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
     ).built()
+    if cache and 2 * (length := size_of(example, 1) or 1) <= cache:
+        check_session(module, sized(example, min(length, engine.programs[0].size), 1), engine.session())
     if tune:
         _tune(engine)
     return Compiled(engine, None)
@@ -172,14 +181,39 @@ def _document(
     axis = 1 if cache else 0
     programs, labels = [], []
     result: Any = None
-    for size in _sizes(example, batch, axis):
-        graph = captured(module, _sized(example, size, axis))
-        made, said = _program(graph, constants, size=size, axis=axis, cache=cache, **how)
+    alone, splits = "" if cache else why_alone(module, example), growing(example, axis)
+    for size in _sizes(example, batch, axis, every=bool(alone)):
+        graph = captured(module, sized(example, size, axis))
+        made, said = _program(graph, constants, size=size, splits=splits, cache=cache, **how)
         programs.append(made)
         labels.append(said)
         result = graph.result
-    about = {"axis": axis, "cache": cache, "names": list(example.kwargs), "values": how["values"]}
-    return {"programs": programs, "labels": labels, **about} | ({} if result in (None, 0, [0]) else {"result": result})
+    about = {"axis": axis, "cache": cache, "values": how["values"], "takes": _takes(module, example), "gives": result}
+    return {"programs": programs, "labels": labels, **about} | ({"alone": alone} if alone else {})
+
+
+def _check_batch(batch: Any) -> None:
+    sizes = batch if isinstance(batch, tuple) else (1 if batch is None else batch,) * 2
+    whole = len(sizes) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
+    if not whole or not 1 <= sizes[0] <= sizes[1]:
+        raise WrongModel(f"batch={batch!r} is no size and no range of sizes: pass a number such as 8, or (1, 8)")
+
+
+def _takes(module: nn.Module, example: Example) -> dict[str, Any]:
+    """How the inputs are nested, and the names of the positional ones."""
+    counter = itertools.count()
+
+    def number(leaf: Any) -> int | None:
+        return next(counter) if isinstance(leaf, Tensor) else None
+
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in positional]
+    args = [written(arg, number) for arg in example.args]
+    return {
+        "args": args,
+        "kwargs": [[key, written(arg, number)] for key, arg in example.kwargs.items()],
+        "names": names,
+    }
 
 
 def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -189,35 +223,19 @@ def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, 
         raise UnknownOperation(str(error)) from error
 
 
-def _sizes(example: Example, batch: int | tuple[int, int] | None, axis: int) -> list[int]:
-    tensors = [t for t in (*example.args, *example.kwargs.values()) if isinstance(t, Tensor) and t.dim() > axis]
+def _sizes(example: Example, batch: int | tuple[int, int] | None, axis: int, *, every: bool) -> list[int]:
+    """The sizes that get a program: powers of two, which all others are made of, or ``every`` one of a range."""
     if batch is None:
-        return [int(tensors[0].shape[axis]) if tensors else 1]
-    if isinstance(batch, int):
-        return [batch]
-    low, high = batch
-    if not 1 <= low <= high:
-        raise WrongModel(f"batch=({low}, {high}) is no range of sizes")
-    sizes = {low, high}
-    power = 1
-    while power < high:
-        if power >= low or power == 1:
-            sizes.add(power)
-        power *= 2
-    return sorted(sizes | {1})
-
-
-def _sized(example: Example, size: int, axis: int) -> Example:
-    tensors = [t for t in (*example.args, *example.kwargs.values()) if isinstance(t, Tensor) and t.dim() > axis]
-    old = tensors[0].shape[axis] if tensors else size
-
-    def change(t: Tensor) -> Tensor:
-        if t.dim() <= axis or t.shape[axis] != old or old == size:
-            return t
-        repeats = -(-size // old)
-        return torch.cat([t] * repeats, axis).narrow(axis, 0, size)
-
-    return Example(*tree_map_only(Tensor, change, (example.args, example.kwargs)))
+        return [size_of(example, axis) or 1]
+    low, high = (batch, batch) if isinstance(batch, int) else batch
+    if low == high or (every and high - low < _MANY):
+        return list(range(low, high + 1))
+    if every:
+        raise WrongModel(
+            f"batch=({low}, {high}): the rows of this model cannot be run apart from each other, so each of {high - low + 1} sizes would need a "
+            f"program of its own; choose a range of {_MANY} at most"
+        )
+    return sorted({low, high, *(1 << k for k in range(high.bit_length()) if low <= 1 << k < high), 1})
 
 
 def _tune(engine: secateur_engine.Model) -> None:

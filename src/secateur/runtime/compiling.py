@@ -1,6 +1,6 @@
 """From a graph to a program: what is fused, where everything lies, which steps run, and how long each buffer is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ def program(
     constants: Constants,
     *,
     size: int,
-    axis: int,
+    splits: Sequence[bool],
     values: str,
     form: str | None,
     cache: int,
@@ -44,7 +44,7 @@ def program(
     e = Emitter(constants, planes, values=values, form=form, cache=cache)
     last, inner = fused(graph)
     _prepare(e, graph, {one.node for one in last.values()})
-    inputs = [_input(e, value, size, axis) for value in graph.inputs]
+    inputs = [_input(e, value, split) for value, split in zip(graph.inputs, splits, strict=True)]
     e.inputs = len(inputs)
     outputs = [e.slot(value.shape) for value in graph.outputs]
     for node in graph.nodes:
@@ -92,10 +92,9 @@ def _prepare(e: Emitter, graph: Graph, products: set[Node]) -> None:
             e.planes.follow(node)
 
 
-def _input(e: Emitter, value: Value, size: int, axis: int) -> dict[str, Any]:
+def _input(e: Emitter, value: Value, split: bool) -> dict[str, Any]:
     value.view = e.slot(value.shape)
-    split = len(value.shape) > axis and value.shape[axis] == size
-    return {"shape": list(value.shape), "dtype": _type(value), "split": split}
+    return {"shape": list(value.shape), "dtype": _type(value), "split": bool(split)}
 
 
 def _product(e: Emitter, one: Fused) -> None:
