@@ -70,6 +70,28 @@ def test_products_that_are_added(f, rows):
     same(Fn(f, **convolutions), torch.randn(rows % 5 + 1, 4, 9, 9))
 
 
+@pytest.mark.parametrize(
+    "convolution", [nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ConvTranspose2d(6, 6, 3, padding=1)]
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_what_is_added_to_a_spread_product_has_zeros_around_it_for_the_next(convolution, rows):
+    after = nn.Conv2d(6, 4, 5, padding=2)
+    x = torch.randn(rows, 6, 16, 16)
+    for act in (nn.ReLU(), nn.Identity()):
+        same(Fn(lambda s, x: s.after(s.act(s.one(x) + x)), one=convolution, after=after, act=act), x)
+        same(Fn(lambda s, x: s.after(s.act(s.one(x.relu()) * x)), one=convolution, after=after, act=act), x)
+
+
+def test_single_places_joined_within_a_larger_tensor():
+    """Rotary embeddings of two dimensions: the stride of one place says nothing of how the others lie."""
+
+    def turned(s, x):
+        q = s.l(x).view(2, 12, 4, 24).transpose(1, 2)
+        return torch.cat((-q[..., 1:2], q[..., :1]), -1), torch.cat((q[..., :1], -q[..., 3:4], q[..., 2:9]), -1)
+
+    same(Fn(turned, l=nn.Linear(32, 96)), torch.randn(2, 12, 32))
+
+
 TABLE = {"e": nn.Embedding(64, 8), "m": nn.Linear(8, 32)}
 
 

@@ -139,7 +139,10 @@ def _joined(e: Emitter, views: list[View], shape: tuple[int, ...], dim: int) -> 
     largest = max(views, key=lambda v: v.size)
     if largest.space != 0 or min(largest.strides, default=1) <= 0:
         return e.plain(shape)
-    if largest.strides[dim] == max(largest.strides):  # the outermost one, e.g. channels
+    others = largest.with_(
+        [1 if d == dim else n for d, n in enumerate(largest.shape)], largest.strides
+    )  # the stride of a single place says nothing of how the others lie
+    if largest.strides[dim] >= others.span:  # the outermost one, e.g. channels
         fresh = View(0, 0, 0, shape, largest.strides)
     else:
         fresh = View(0, 0, 0, shape, dense_like(View(0, 0, 0, shape, largest.strides)))

@@ -26,7 +26,7 @@ def finish(e: Emitter, one: Fused, out: Value) -> None:
     if one.residual is None:
         return
     view = e.view(out)
-    total = e.like(view)
+    total = e.plane(out) if e.planes.knows(out) else e.like(view)  # a reader may need zeros around it
     e.step("binary", [view, e.view(one.residual), total], [PAIRS["add"]], [-math.inf, math.inf])
     if one.act is not None:
         apply(e, one.act, total, total)
