@@ -82,6 +82,26 @@ def test_what_is_added_to_a_spread_product_has_zeros_around_it_for_the_next(conv
         same(Fn(lambda s, x: s.after(s.act(s.one(x.relu()) * x)), one=convolution, after=after, act=act), x)
 
 
+def test_what_is_added_may_lie_closer_than_registers():
+    """As in SqueezeBERT: what layer norm made of a table's rows is added to a convolution of its own, 24 positions in all."""
+
+    def forward(s, i):
+        y = s.norm(s.table(i) + s.table(i * 0 + 1)).transpose(1, 2)
+        return s.two(s.one(y)) + y
+
+    parts = {"one": nn.Conv1d(32, 32, 1), "two": nn.Conv1d(32, 32, 1, groups=4), "norm": nn.LayerNorm(32)}
+    same(Fn(forward, table=nn.Embedding(9, 32), **parts), torch.randint(0, 9, (2, 12)))
+
+
+def test_autocast_that_is_off_is_no_hindrance():
+    def forward(s, x):
+        with torch.autocast("cpu", enabled=False):
+            y = s.l(x) * 2
+        return y + x
+
+    same(Fn(forward, l=nn.Linear(4, 4)), X)
+
+
 def test_single_places_joined_within_a_larger_tensor():
     """Rotary embeddings of two dimensions: the stride of one place says nothing of how the others lie."""
 

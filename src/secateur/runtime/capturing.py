@@ -154,6 +154,9 @@ class _Reader:
         if node.target is operator.getitem:
             self.known[node] = args[0][args[1]]
             return
+        if name in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
+            self.known[node] = self._inlined(name, args)
+            return
         inputs = list(values_in([args, kwargs]))
         if name in _FILLED:
             self.known[node] = _constant(_filled(name, args, node.meta["val"]))
@@ -164,6 +167,23 @@ class _Reader:
             self.known[node] = tree_map(_constant, _ran(node.target, plain))
             return
         self._add(node, name, args, kwargs)
+
+    def _inlined(self, name: str, args: Any) -> Any:
+        """What stands within a context, as if it stood outside of it."""
+        at = next(k for k, arg in enumerate(args) if isinstance(arg, fx.GraphModule))
+        inner, given = args[at], iter(args[at + 1 :])
+        if name == "wrap_with_autocast" and args[2]:
+            raise UnknownOperation(
+                "the model runs under autocast inside; the engine computes in float32: compile it without"
+            )
+        for node in inner.graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = next(given)
+            elif node.op == "get_attr":
+                self.known[node] = _constant(_attribute(inner, node.target))
+            elif node.op == "call_function":
+                self._call(node)
+        return tree_map(self._known, node.args[0])  # the last one is the output
 
     def _add(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> None:
         meta = node.meta.get("val")

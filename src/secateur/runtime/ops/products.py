@@ -54,10 +54,15 @@ def plane_rows(
     if one.residual is not None:
         r = e.view(one.residual)
         r4 = r if len(r.shape) == 4 else r.unsqueezed(2)
-        same = r4.space == 0 and all(
-            n == 1 or a == b
-            for n, a, b in zip(
-                r4.shape, (r4.strides[0], 0, *r4.strides[2:]), (four.strides[0], 0, *four.strides[2:]), strict=True
+        apart = r4.shape[1] == 1 or r4.strides[1] >= (positions + 15) // 16 * 16  # whole registers are read
+        same = (
+            r4.space == 0
+            and apart
+            and all(
+                n == 1 or a == b
+                for n, a, b in zip(
+                    r4.shape, (r4.strides[0], 0, *r4.strides[2:]), (four.strides[0], 0, *four.strides[2:]), strict=True
+                )
             )
         )
         if not same:
