@@ -5,6 +5,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -201,13 +202,14 @@ def _check_batch(batch: Any) -> None:
 
 def _takes(module: nn.Module, example: Example) -> dict[str, Any]:
     """How the inputs are nested, and the names of the positional ones."""
-    counter = itertools.count()
+    counter, names = itertools.count(), list[str]()
 
     def number(leaf: Any) -> int | None:
         return next(counter) if isinstance(leaf, Tensor) else None
 
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in positional]
+    with suppress(ValueError, TypeError):  # some forwards do not say what they take
+        names += [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in positional]
     args = [written(arg, number) for arg in example.args]
     return {
         "args": args,
