@@ -31,7 +31,7 @@ class Fn(nn.Module):
         return self.f(self, *args, **kwargs)
 
 
-def same(model, *args, given=None, **kwargs):
+def check_same(model, *args, given=None, **kwargs):
     """Compiled on ``args`` and called with ``given``, it is the model, tree and numbers."""
     call = args if given is None else given
     with torch.no_grad():
@@ -65,9 +65,9 @@ SUMS = [
 @pytest.mark.parametrize("f", SUMS)
 @pytest.mark.parametrize("rows", [1, 32])
 def test_products_that_are_added(f, rows):
-    same(Fn(f, **layers()), torch.randn(rows, 8))
+    check_same(Fn(f, **layers()), torch.randn(rows, 8))
     convolutions = {name: nn.Conv2d(4, 4, k, padding=k // 2) for name, k in zip("abcd", (3, 1, 1, 3), strict=True)}
-    same(Fn(f, **convolutions), torch.randn(rows % 5 + 1, 4, 9, 9))
+    check_same(Fn(f, **convolutions), torch.randn(rows % 5 + 1, 4, 9, 9))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_what_is_added_to_a_spread_product_has_zeros_around_it_for_the_next(conv
     after = nn.Conv2d(6, 4, 5, padding=2)
     x = torch.randn(rows, 6, 16, 16)
     for act in (nn.ReLU(), nn.Identity()):
-        same(Fn(lambda s, x: s.after(s.act(s.one(x) + x)), one=convolution, after=after, act=act), x)
-        same(Fn(lambda s, x: s.after(s.act(s.one(x.relu()) * x)), one=convolution, after=after, act=act), x)
+        check_same(Fn(lambda s, x: s.after(s.act(s.one(x) + x)), one=convolution, after=after, act=act), x)
+        check_same(Fn(lambda s, x: s.after(s.act(s.one(x.relu()) * x)), one=convolution, after=after, act=act), x)
 
 
 def test_what_is_added_may_lie_closer_than_registers():
@@ -90,7 +90,7 @@ def test_what_is_added_may_lie_closer_than_registers():
         return s.two(s.one(y)) + y
 
     parts = {"one": nn.Conv1d(32, 32, 1), "two": nn.Conv1d(32, 32, 1, groups=4), "norm": nn.LayerNorm(32)}
-    same(Fn(forward, table=nn.Embedding(9, 32), **parts), torch.randint(0, 9, (2, 12)))
+    check_same(Fn(forward, table=nn.Embedding(9, 32), **parts), torch.randint(0, 9, (2, 12)))
 
 
 def test_autocast_that_is_off_is_no_hindrance():
@@ -99,7 +99,7 @@ def test_autocast_that_is_off_is_no_hindrance():
             y = s.l(x) * 2
         return y + x
 
-    same(Fn(forward, l=nn.Linear(4, 4)), X)
+    check_same(Fn(forward, l=nn.Linear(4, 4)), X)
 
 
 def test_single_places_joined_within_a_larger_tensor():
@@ -109,7 +109,7 @@ def test_single_places_joined_within_a_larger_tensor():
         q = s.l(x).view(2, 12, 4, 24).transpose(1, 2)
         return torch.cat((-q[..., 1:2], q[..., :1]), -1), torch.cat((q[..., :1], -q[..., 3:4], q[..., 2:9]), -1)
 
-    same(Fn(turned, l=nn.Linear(32, 96)), torch.randn(2, 12, 32))
+    check_same(Fn(turned, l=nn.Linear(32, 96)), torch.randn(2, 12, 32))
 
 
 TABLE = {"e": nn.Embedding(64, 8), "m": nn.Linear(8, 32)}
@@ -128,7 +128,7 @@ TABLE = {"e": nn.Embedding(64, 8), "m": nn.Linear(8, 32)}
     ],
 )
 def test_computed_numbers_of_rows_and_weights(f):
-    same(Fn(f, **TABLE), torch.randint(0, 50, (2, 5)))
+    check_same(Fn(f, **TABLE), torch.randint(0, 50, (2, 5)))
 
 
 X = torch.randn(2, 4)
@@ -147,7 +147,7 @@ X = torch.randn(2, 4)
     ],
 )
 def test_outputs_are_nested_as_the_model_nests_them(f, tmp_path):
-    same(Fn(f), X)
+    check_same(Fn(f), X)
     sc.compile(Fn(f), X, threads=1).save(tmp_path / "m.sc")
     assert tree_flatten(secateur_engine.load(tmp_path / "m.sc")(X.numpy()))[1] == tree_flatten(f(None, X))[1]
 
@@ -161,7 +161,7 @@ def test_outputs_are_nested_as_the_model_nests_them(f, tmp_path):
     ],
 )
 def test_inputs_may_be_nested(f, inputs):
-    same(Fn(f, l=nn.LSTM(4, 6, batch_first=True)), *inputs)
+    check_same(Fn(f, l=nn.LSTM(4, 6, batch_first=True)), *inputs)
 
 
 class Scaled(nn.Module):
@@ -228,19 +228,19 @@ MIXED = [
 @pytest.mark.parametrize("f", MIXED)
 def test_rows_that_mind_each_other_are_not_run_apart(f):
     model = Fn(f, w=nn.Linear(4, 4))
-    same(model, torch.randn(3, 4))
+    check_same(model, torch.randn(3, 4))
     with pytest.raises(
         BadInput, match="a size of 6 along axis 0: the model was compiled for size 3, and what it gives"
     ):
         sc.compile(model, torch.randn(3, 4), threads=1)(torch.randn(6, 4))
     for rows in (1, 3, 5):  # a program for each size of a range
-        same(model, torch.randn(2, 4), given=(torch.randn(rows, 4),), batch=(1, 5))
+        check_same(model, torch.randn(2, 4), given=(torch.randn(rows, 4),), batch=(1, 5))
     with pytest.raises(WrongModel, match="cannot be run apart"):
         sc.compile(model, torch.randn(2, 4), batch=(1, 200))
 
 
 def test_time_on_the_first_axis_is_no_batch():
-    same(nn.LSTM(4, 6), torch.randn(5, 2, 4))
+    check_same(nn.LSTM(4, 6), torch.randn(5, 2, 4))
     with pytest.raises(BadInput, match="compile with batch=10"):
         sc.compile(nn.LSTM(4, 6), torch.randn(5, 2, 4), threads=1)(torch.randn(10, 2, 4))
     with pytest.raises(BadInput, match="does not run on one row and on two"):
@@ -252,7 +252,7 @@ def test_rows_that_do_not_are_run_as_programs_of_a_few_sizes():
     assert len(compiled.engine.programs) == 4
     assert compiled(torch.randn(11, 4)).shape == (11, 3)
     shared = Fn(lambda s, x, t: x + t)  # t is the same for every row, and is not cut
-    same(shared, X, torch.randn(1), given=(torch.randn(3, 4), torch.randn(1)), batch=(1, 4))
+    check_same(shared, X, torch.randn(1), given=(torch.randn(3, 4), torch.randn(1)), batch=(1, 4))
 
 
 class Tokens(nn.Module):
@@ -300,13 +300,13 @@ def test_attention_that_sees_nothing_gives_zeros(tokens, kind):
     sees = torch.rand(1, tokens, tokens, generator=torch.Generator().manual_seed(0)) > 0.4
     sees[0, 0] = sees[0, -1] = False
     mask = sees if kind is torch.bool else torch.zeros(1, tokens, tokens).masked_fill(~sees, float("-inf"))
-    same(Fn(lambda s, x, m: F.scaled_dot_product_attention(x, x, x, m)), torch.randn(1, tokens, 8), mask)
+    check_same(Fn(lambda s, x, m: F.scaled_dot_product_attention(x, x, x, m)), torch.randn(1, tokens, 8), mask)
 
 
 def test_dropout_that_is_always_on_stays_on():
     compiled = sc.compile(Fn(lambda s, x: F.dropout(x, 0.5)), torch.ones(4, 64), threads=1)
     assert not torch.equal(compiled(torch.ones(4, 64)), compiled(torch.ones(4, 64)))
-    same(Fn(lambda s, x: F.dropout(x, 0.5, training=s.training)), torch.ones(4, 64))
+    check_same(Fn(lambda s, x: F.dropout(x, 0.5, training=s.training)), torch.ones(4, 64))
 
 
 @pytest.mark.parametrize(

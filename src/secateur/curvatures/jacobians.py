@@ -104,12 +104,7 @@ def curvature_rows(
                     )
                 yield rows, len(rows)
                 continue
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            if not isinstance(x, Tensor):
-                raise NeedsTask(
-                    f"{who} with {kind!r} gradients calls the model on a batch's first entry, which has to be a tensor here, not "
-                    f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
-                )
+            x = _first_of(batch, kind, who)
             if not tried:
                 with torch.no_grad():
                     called(model, batch)  # which knows what to say where the model does not take it
@@ -140,6 +135,21 @@ def _states_of_each(model: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _first_of(batch: Any, kind: str, who: str) -> Tensor:
+    """What the model is called on.
+
+    Raises:
+        NeedsTask: it is no tensor.
+    """
+    x = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(x, Tensor):
+        raise NeedsTask(
+            f"{who} with {kind!r} gradients calls the model on a batch's first entry, which has to be a tensor here, not "
+            f"{type(x).__name__}; 'empirical' ones go through Task.loss, which may take any batch"
+        )
+    return x
 
 
 def _up_to(batches: Iterator[Any], most: int | None) -> Iterator[Any]:

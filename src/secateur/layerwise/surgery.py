@@ -122,9 +122,8 @@ def operate(
     weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
     if solver in CONTROLS or idle:
         plain = "magnitude" if idle and solver != "random" else solver
-        mask = quota.choose(
-            _plain(plain, weights.to(kind), hessians, generator) * (weigh if plain == "activation" else 1)
-        )
+        evidence = _plain(plain, weights.to(kind), hessians, generator)
+        mask = quota.choose(evidence * weigh if plain == "activation" else evidence)
         moved, predicted = w * mask, _total(w * ~mask, [d.matrix for d in damped])
     else:
         mask, moved, predicted = _chosen(w, damped, quota, solver, block=block, weigh=weigh)
@@ -135,9 +134,8 @@ def operate(
         )
         refitted = _total(w - moved, [d.matrix for d in damped])
         predicted = refitted if solver == "exact" else predicted
-    moved = torch.where(
-        dead & mask, weights.to(kind), moved
-    )  # of which the data say nothing: what stays, stays as it was
+    # of dead inputs the data say nothing: what stays, stays as it was
+    moved = torch.where(dead & mask, weights.to(kind), moved)
     return Operation(
         weights=moved,
         mask=mask,

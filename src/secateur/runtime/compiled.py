@@ -4,7 +4,7 @@ import copy
 import inspect
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -124,16 +124,8 @@ def compile_model(
         WrongModel: it does not run on the example.
     """
     module = copy.deepcopy(model.model if isinstance(model, Pruned) else model).eval()
-    check_choice("values", values, _VALUES)
-    check_choice("form", form, (None, "1", "2", "4", "dense"))
-    check_choice("kernels", kernels, ("", *_WIDTHS))
-    if not isinstance(stripes, int) or stripes < 0:
-        raise UnknownName(
-            f"stripes={stripes!r} is not known: pass True, False, or how many rows a stripe has, such as 8"
-        )
-    check_number("cache", cache, 0, whole=True)
-    check_number("threads", 1 if threads is None else threads, 1, whole=True)
-    _check_batch(batch)
+    asked = {"values": values, "form": form, "kernels": kernels, "stripes": stripes, "cache": cache}
+    _check_settings(asked, threads=threads, batch=batch)
     example = Example.of(example_inputs)
     with leaving_no_trace(module):
         run(module, example)
@@ -193,7 +185,17 @@ def _document(
     return {"programs": programs, "labels": labels, **about} | ({"alone": alone} if alone else {})
 
 
-def _check_batch(batch: Any) -> None:
+def _check_settings(asked: Mapping[str, Any], *, threads: Any, batch: Any) -> None:
+    words = {"values": _VALUES, "form": (None, "1", "2", "4", "dense"), "kernels": ("", *_WIDTHS)}
+    for name, known in words.items():
+        check_choice(name, asked[name], known)
+    stripes = asked["stripes"]
+    if not isinstance(stripes, int) or stripes < 0:
+        raise UnknownName(
+            f"stripes={stripes!r} is not known: pass True, False, or how many rows a stripe has, such as 8"
+        )
+    check_number("cache", asked["cache"], 0, whole=True)
+    check_number("threads", 1 if threads is None else threads, 1, whole=True)
     sizes = batch if isinstance(batch, tuple) else (1 if batch is None else batch,) * 2
     whole = len(sizes) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
     if not whole or not 1 <= sizes[0] <= sizes[1]:
