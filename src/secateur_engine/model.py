@@ -51,8 +51,9 @@ class Model:
     def _check_trees(self) -> None:
         """Whether inputs and outputs are nested as many as there are."""
         first = self._programs[0]
-        if "gives" in self.document:
-            filled(self.document["gives"], first.outputs)
+        for program in self._programs:
+            if (gives := self._gives(program)) is not None:
+                filled(gives, program.outputs)
         if "takes" in self.document:
             takes = self.document["takes"]
             parts = [*takes["args"], *(part for _, part in takes["kwargs"])]
@@ -60,6 +61,9 @@ class Model:
                 isinstance(name, str) for name in takes["names"]
             ):
                 raise ValueError("inputs are nested in another way than they are counted")
+
+    def _gives(self, program: Program) -> Any:
+        return program.said.get("gives", self.document.get("gives"))
 
     def copied(self) -> "Model":
         """Another one over the same arrays, which nothing changes."""
@@ -135,7 +139,8 @@ class Model:
             else [np.concatenate(p, self.axis) if p[0].ndim > self.axis else p[0] for p in zip(*parts, strict=True)]
         )
         results = [turn(x) for x in joined]
-        return filled(self.document["gives"], results) if "gives" in self.document else results[0]
+        gives = self._gives(next(p for p in self._programs if p.size == size) if alone else first)
+        return results[0] if gives is None else filled(gives, results)
 
     def _size(self, arrays: Sequence[NDArray[Any]]) -> int:
         for array, said in zip(arrays, self._programs[0].inputs, strict=True):

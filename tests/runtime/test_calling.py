@@ -222,6 +222,7 @@ MIXED = [
     lambda s, x: x[0],
     lambda s, x: torch.cat([x, -x]),
     lambda s, x: torch.stack([x, x]),
+    lambda s, x: [row * 2 for row in x],
 ]
 
 

@@ -178,7 +178,7 @@ def _document(
     for size in _sizes(example, batch, axis, every=bool(alone)):
         graph = captured(module, sized(example, size, axis))
         made, said = _program(graph, constants, size=size, splits=splits, cache=cache, **how)
-        programs.append(made)
+        programs.append(made | ({"gives": graph.result} if alone else {}))  # a list may have an entry for each row
         labels.append(said)
         result = graph.result
     about = {"axis": axis, "cache": cache, "values": how["values"], "takes": _takes(module, example), "gives": result}

@@ -47,9 +47,9 @@ def _changed(example: Example, which: Sequence[bool], change: Callable[[Tensor],
 
 def why_alone(module: nn.Module, example: Example) -> str:
     """Why rows of the first axis cannot be run apart from each other; "" where they can."""
-    which, one = growing(example, 0), sized(example, 1, 0)
-    two, apart = _more(one, which, 0)
     try:
+        which, one = growing(example, 0), sized(example, 1, 0)
+        two, apart = _more(one, which, 0)
         whole, *parts = (_run(module, e) for e in (two, one, apart))
     except Exception as error:  # noqa: BLE001 - whatever the model says of it
         return f"it does not run on one row and on two ({type(error).__name__}: {str(error).strip()[:120]})"
@@ -98,6 +98,8 @@ def _run(module: nn.Module, example: Example) -> list[Any]:
 
 def _joined(parts: list[list[Any]], whole: list[Any], axis: int) -> bool:
     """Whether the parts, put together as the engine does it, are the whole."""
+    if any(len(part) != len(whole) for part in parts):
+        return False  # a list with an entry for each row
     for first, second, expected in zip(*parts, whole, strict=True):
         if not isinstance(expected, Tensor):
             continue
