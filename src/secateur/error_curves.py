@@ -13,7 +13,8 @@ from secateur.budget_of_errors import Curve, cost_of, widths_of
 from secateur.counting import kept_of
 from secateur.errors import BadSparsity
 from secateur.layerwise.calibration import Calibration
-from secateur.layerwise.surgery import Quota, operate
+from secateur.layerwise.quota import Quota
+from secateur.layerwise.surgery import trial_errors
 from secateur.protocols import Allocation
 from secateur.quadratic import rows_of_rise
 from secateur.units import Units
@@ -89,24 +90,27 @@ def error_curves(calibration: Calibration, sizes: Mapping[str, int], around: flo
         weigh = calibration.importance[name].view(len(rows), -1)
         settings = calibration.settings
         energy = max(_weighed(rows, hessians, weigh), 1e-300)
-        curve = []
-        for sparsity in at:
-            count = kept_of(sparsity, sizes[name])
-            quota = Quota(
+        counts = [kept_of(sparsity, sizes[name]) for sparsity in at]
+        like = calibration.model.get_parameter(name).detach()
+        quotas = [
+            Quota(
                 name=name,
                 facts=calibration.targets[name],
-                like=calibration.model.get_parameter(name).detach(),
+                like=like,
                 granularity=settings.granularity,
                 count=count,
                 groups=len(rows),
             )
-            done = operate(rows, hessians, quota, refit=False, damping=damping, block=settings.block, importance=weigh)
-            error = _weighed(rows - done.weights.to(rows.dtype), hessians, weigh)
-            lost = min(error / energy, 1 - 1e-6)
-            curve.append(
-                (1 - count / sizes[name], error / (1 - lost))
-            )  # a layer that says nothing any more is no bargain
-        found[name] = curve
+            for count in counts
+        ]
+        errors = trial_errors(rows, hessians, quotas, damping=damping, block=settings.block, importance=weigh)
+        found[name] = [
+            (
+                1 - count / sizes[name],
+                error / (1 - min(error / energy, 1 - 1e-6)),
+            )  # one that says nothing is no bargain
+            for count, error in zip(counts, errors, strict=True)
+        ]
 
     calibration.curves(look, 1 - around)
     return found

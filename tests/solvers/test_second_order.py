@@ -10,8 +10,9 @@ from secateur.budget_of_errors import cheapest_levels, widths_of
 from secateur.errors import BadCalibration, OverBudget
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
-from secateur.layerwise.surgery import Quota, operate
-from secateur.quadratic import chosen_by, damp, rise
+from secateur.layerwise.quota import Quota
+from secateur.layerwise.surgery import operate, trial_errors
+from secateur.quadratic import chosen_by, damp, rise, rows_of_rise
 from secateur.solvers.admm_support import admm_support
 from secateur.solvers.block_inverse import block_inverse_diagonal, block_removal
 from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
@@ -273,3 +274,36 @@ def test_the_layer_that_is_hurt_more_keeps_more_and_the_total_is_exact():
     counts = widths_of(curves, {"a": 100, "b": 100}, {"a": float, "b": float}, 100)
     assert sum(counts.values()) == 100
     assert counts["b"] > 60
+
+
+def test_iterations_with_a_preconditioner_for_each_row_end_where_factors_do():
+    """Wide enough for the leading directions to be known, some of which carry nearly all; one input never comes."""
+    torch.manual_seed(3)
+    x = torch.randn(400, 192, dtype=torch.float64) @ torch.diag(torch.logspace(2, -2, 192, dtype=torch.float64))
+    x = x @ torch.linalg.qr(torch.randn(192, 192, dtype=torch.float64)).Q
+    x[:, 7] = 0
+    h = damp(x.t() @ x / 400, 1e-4).matrix
+    w, mask = torch.randn(24, 192, dtype=torch.float64), torch.rand(24, 192) < torch.rand(24, 1)
+    near, exact = refit_by_gradients(w, h, mask, tolerance=1e-10, steps=500), refit_by_cholesky(w, h, mask)
+    torch.testing.assert_close(near, exact, rtol=0, atol=1e-5)
+    assert rise(near - w, h) == pytest.approx(rise(exact - w, h), rel=1e-8)
+    assert not near[~mask].any()
+
+
+def test_trials_cost_what_operations_do():
+    torch.manual_seed(4)
+    w = torch.randn(2, 6, 20)
+    hessians = [x.t() @ x / 50 for x in torch.randn(2, 50, 20)]
+    hessians[1][3] = hessians[1][:, 3] = 0
+    weigh = torch.rand(2, 6) + 0.1
+    quotas = [
+        Quota(name="w", facts=LayerFacts(groups=2), like=w.flatten(0, 1), granularity=Unstructured(), count=n, groups=2)
+        for n in (200, 60)
+    ]
+    errors = list(trial_errors(w, hessians, quotas, damping=0.01, block=8, importance=weigh))
+    for quota, error in zip(quotas, errors, strict=True):
+        done = operate(w, hessians, quota, refit=False, damping=0.01, block=8, importance=weigh)
+        rises = torch.stack(
+            [rows_of_rise(d, h.double()) for d, h in zip(w.double() - done.weights.double(), hessians, strict=True)]
+        )
+        assert error == pytest.approx(float((rises * weigh).sum()), rel=1e-5)

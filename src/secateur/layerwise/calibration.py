@@ -25,9 +25,10 @@ from secateur.layerwise.journal import Journal, fingerprint
 from secateur.layerwise.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.layerwise.moments import Moments
 from secateur.layerwise.named_blocks import chosen_chain
+from secateur.layerwise.quota import Quota
 from secateur.layerwise.staging import Stage, stages_of
 from secateur.layerwise.streaming import Convoy, Stream
-from secateur.layerwise.surgery import CONTROLS, Quota, operate
+from secateur.layerwise.surgery import CONTROLS, operate
 from secateur.layerwise.ties import bias_of, paths_of, uses_of
 from secateur.protocols import Granularity
 from secateur.task import Task

@@ -56,7 +56,7 @@ def held_out_damping(rows: Tensor, halves: Sequence[tuple[Tensor, Tensor]], shar
         mask = torch.zeros_like(some, dtype=torch.bool).scatter_(1, best, value=True)
         for fitted_on, judged_on in (pair, pair[::-1]):
             matrix, mean = _whole(fitted_on.to(some.dtype))
-            fits = refits_on_support(some, matrix, mask, [d * mean for d in _TRIED[::-1]])
+            fits = refits_on_support(some, matrix, mask, [d * mean for d in _TRIED[::-1]], tolerance=1e-3)
             rises = [float(rows_of_rise((fit - some).double(), judged_on.double()).sum()) for fit in fits]
             errors += torch.tensor(rises[::-1], dtype=torch.float64).nan_to_num(nan=torch.inf)
     return _TRIED[int(errors.argmin())]

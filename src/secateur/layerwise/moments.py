@@ -53,26 +53,30 @@ class Moments:
                 f"{self.name!r} takes in NaN or infinite numbers on the calibration data (after {self.samples:,} good samples): "
                 "check the batches of the task, and that the network runs on them in this type"
             )
-        if self.split and odd:
-            self.odd = self.odd or Moments(self.name)
-            self.odd.add(x)
-        self.samples += x.shape[2]
         low, high = x.aminmax(dim=2)
         self.low = low if self.low is None else self.low.minimum(low)
         self.high = high if self.high is None else self.high.maximum(high)
         if x.dtype == torch.float32 and x.device.type != "mps" and _far_from_zero(x, total):
             x = x.double()  # a small spread around a large mean drowns in float32 squares
             total = x.sum(2)
-        self.gram = self._sum(self.gram, x @ x.mT)
-        self.now = self._sum(self.now, total)
+        gram = x @ x.mT
+        self._take(x.shape[2], gram, total)
+        if self.split and odd:
+            self.odd = self.odd or Moments(self.name)
+            self.odd._take(x.shape[2], gram, total)
         if dense is not None:
             dense = dense.detach().to(x.dtype)
             self.cross = self._sum(self.cross, dense @ x.mT)
             self.before = self._sum(self.before, dense.sum(2))
 
+    def _take(self, samples: int, gram: Tensor, total: Tensor) -> None:
+        self.samples += samples
+        self.gram = self._sum(self.gram, gram)
+        self.now = self._sum(self.now, total)
+
     def _sum(self, total: Tensor | None, part: Tensor) -> Tensor:
         wide = torch.float64 if part.shape[-1] <= _WIDE and part.device.type != "mps" else torch.float32
-        return part.to(wide) if total is None else total.add_(part)
+        return part.to(wide, copy=True) if total is None else total.add_(part)
 
     def hessian(self, group: int, *, centred: bool = False) -> Tensor:
         """``E[x' x'^T]``, or their covariance where a bias takes up the mean."""

@@ -8,77 +8,27 @@ activation  |w| * rms of the input (Wanda), nothing moves
 magnitude, random   controls, nothing moves
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from secateur.errors import UnknownName
-from secateur.facts import LayerFacts
-from secateur.granularities.pattern import Pattern
-from secateur.granularities.unstructured import Unstructured
 from secateur.layerwise.done import Operation
-from secateur.layerwise.inflow import as_rows, from_rows
-from secateur.planning import select
-from secateur.protocols import Granularity
-from secateur.quadratic import Damped, chosen_by, damp, inverse, rise
-from secateur.scores import Scores
+from secateur.layerwise.quota import Quota
+from secateur.quadratic import Damped, damp, inverse, rise, rows_of_rise
 from secateur.solvers.admm_support import admm_support
-from secateur.solvers.column_obs import ColumnChoice, column_obs
+from secateur.solvers.column_obs import ColumnChoice, column_obs, upper_factor
 from secateur.solvers.row_obs import row_traces
 from secateur.solvers.support import refit_on_support
 
-__all__ = ["CONTROLS", "SOLVERS", "Quota", "operate", "refits"]
+__all__ = ["CONTROLS", "SOLVERS", "operate", "refits", "trial_errors"]
 
 SOLVERS = ("columns", "exact", "split", "scores", "activation", "magnitude", "random")
 _EXACTLY = 3e8  # weights times features up to which all is done in float64
 CONTROLS = ("activation", "magnitude", "random")
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Quota:
-    """How much of one parameter stays, and what leaves together.
-
-    Args:
-        name: of the parameter.
-        facts: how it is laid out.
-        like: it, or a tensor of its shape.
-        granularity: what leaves together.
-        count: units that stay.
-        groups: groups of rows with inputs of their own.
-    """
-
-    name: str
-    facts: LayerFacts
-    like: Tensor
-    granularity: Granularity
-    count: int
-    groups: int = 1
-
-    def choose(self, evidence: Tensor) -> Tensor:
-        """The units with the most evidence, bool; evidence is ``[groups, rows, features]`` and adds."""
-        if self.granularity == Unstructured():
-            return chosen_by(evidence, self.count)
-        values = {self.name: from_rows(evidence, self.facts, self.like)}
-        scores = Scores(values, facts={self.name: self.facts})
-        keep = select(self.granularity.pool(scores), {self.name: self.count})
-        return as_rows(self.granularity.spread(keep, scores)[self.name], self.facts, self.groups)
-
-    def columns(self, weights: int) -> ColumnChoice | None:
-        """The same for the solver that goes column by column with ``weights`` to keep; None where it has no word for the pattern."""
-        kind = self.granularity
-        if isinstance(kind, Unstructured):
-            return ColumnChoice(count=weights, per_row=kind.per_row)
-        if isinstance(kind, Pattern):
-            sizes = dict(kind.sizes)
-            if kind.weights == "o (g m) k" and kind.quota:
-                return ColumnChoice(n=kind.quota, m=sizes["m"])
-            if kind.weights == "(o r) (i c) k" and kind.elements == "r c" and not kind.quota:
-                return ColumnChoice(count=weights, rows=sizes["r"], columns=sizes["c"])
-        return None
 
 
 def operate(
@@ -112,14 +62,8 @@ def operate(
     """
     if solver not in SOLVERS:
         raise UnknownName(f"solver={solver!r} is not known: use one of {', '.join(SOLVERS)}")
-    exact = weights.dtype == torch.float64 or weights.numel() * weights.shape[2] <= _EXACTLY
-    kind = torch.float64 if exact else torch.float32
-    w = weights.to(kind)
-    damped = [damp(h.to(kind), damping, quota.name) for h in hessians]
-    dead = torch.stack([d.dead for d in damped]).unsqueeze(1)
+    kind, w, damped, dead, weigh = _laid_out(weights, hessians, damping, quota.name, importance)
     idle = bool(dead.all())
-    w = torch.where(dead, 0, w)
-    weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
     if solver in CONTROLS or idle:
         plain = "magnitude" if idle and solver != "random" else solver
         evidence = _plain(plain, weights.to(kind), hessians, generator)
@@ -152,6 +96,45 @@ def refits(solver: str, *, refit: bool) -> bool:
     return solver == "exact" or (refit and solver not in CONTROLS)
 
 
+class _Table(NamedTuple):
+    kind: torch.dtype  # in which all is done
+    weights: Tensor  # nothing for dead inputs
+    damped: list[Damped]
+    dead: Tensor  # [groups, 1, features]
+    weigh: Tensor  # [groups, rows, 1]
+
+
+def _laid_out(
+    weights: Tensor, hessians: Sequence[Tensor], damping: float, name: str, importance: Tensor | None
+) -> _Table:
+    exact = weights.dtype == torch.float64 or weights.numel() * weights.shape[2] <= _EXACTLY
+    kind = torch.float64 if exact else torch.float32
+    damped = [damp(h.to(kind), damping, name) for h in hessians]
+    dead = torch.stack([d.dead for d in damped]).unsqueeze(1)
+    w = torch.where(dead, 0, weights.to(kind))
+    weigh = torch.ones_like(w[:, :, :1]) if importance is None else importance.to(kind).unsqueeze(2)
+    return _Table(kind, w, damped, dead, weigh)
+
+
+def trial_errors(
+    weights: Tensor,
+    hessians: Sequence[Tensor],
+    quotas: Sequence[Quota],
+    *,
+    damping: float,
+    block: int,
+    importance: Tensor,
+) -> Iterator[float]:
+    """What `operate` with the solver "columns" and without a refit would lose at each of ``quotas``, rows weighed; what costs is shared."""
+    _, w, damped, _, weigh = _laid_out(weights, hessians, damping, quotas[0].name, importance)
+    plain = [h.to(w.dtype) for h in hessians]
+    factors = [upper_factor(d.matrix) for d in damped]
+    for quota in quotas:
+        _, moved = _stepped(w, damped, quota, "columns", block=block, weigh=weigh, factors=factors)
+        rises = torch.stack([rows_of_rise(delta, h) for delta, h in zip(w - moved, plain, strict=True)])
+        yield float((rises.double() * importance.double()).sum())
+
+
 def _total(delta: Tensor, hessians: list[Tensor]) -> float:
     """A mean of squares, so never below zero, where what is next to nothing drowns in the rounding of a Hessian without full rank."""
     return max(sum(rise(d, h) for d, h in zip(delta, hessians, strict=True)), 0.0)
@@ -170,17 +153,35 @@ def _chosen(
     w: Tensor, damped: list[Damped], quota: Quota, solver: str, *, block: int, weigh: Tensor
 ) -> tuple[Tensor, Tensor, float]:
     """Mask, weights moved by the steps, and the rise of these steps."""
+    root = weigh.sqrt()
+    mask, moved = _stepped(w, damped, quota, solver, block=block, weigh=weigh)
+    if solver == "split":
+        mask = _split(w, damped, quota, moved, root)
+        moved = moved * mask
+    return mask, moved, _total(w - moved, [d.matrix for d in damped])
+
+
+def _stepped(
+    w: Tensor,
+    damped: list[Damped],
+    quota: Quota,
+    solver: str,
+    *,
+    block: int,
+    weigh: Tensor,
+    factors: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mask and weights moved by the steps of the columns."""
     choices = _choices(w, damped, quota, solver, weigh)
     root = weigh.sqrt()  # rows are solved alike whatever they count, but they compete by it
+    factors = factors or [None] * len(damped)
     found = [
-        column_obs(a * r, d.matrix, choice, block=block)
-        for a, r, d, choice in zip(w, root, damped, choices, strict=True)
+        column_obs(a * r, d.matrix, choice, block=block, factor=u)
+        for a, r, d, choice, u in zip(w, root, damped, choices, factors, strict=True)
     ]
     moved = torch.stack([weights for weights, _, _ in found]) / root
     mask = torch.stack([kept for _, kept, _ in found])
-    if solver == "split":
-        mask = _split(w, damped, quota, moved, root)
-    return mask, moved * mask, _total(w - moved * mask, [d.matrix for d in damped])
+    return mask, moved * mask
 
 
 def _choices(

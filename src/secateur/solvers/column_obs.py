@@ -71,6 +71,7 @@ def column_obs(
     choice: ColumnChoice | Tensor,
     *,
     block: int = 128,
+    factor: Tensor | None = None,
     on_block: Callable[[int], object] | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """Prune ``weight`` and let the rest make up for it.
@@ -80,6 +81,7 @@ def column_obs(
         damped: a positive definite Hessian, ``[features, features]``.
         choice: how much stays, or a mask that says what stays (bool, True = kept).
         block: columns that are decided together.
+        factor: `upper_factor` of ``damped``, where it is known already.
         on_block: called with the number of columns that are done.
 
     Returns:
@@ -89,7 +91,7 @@ def column_obs(
     >>> w.tolist(), mask.tolist(), rise
     ([[3.0, 0.0]], [[True, False]], 1.0)
     """
-    u = upper_factor(damped)
+    u = upper_factor(damped) if factor is None else factor
     # [features, rows]: each column lies in one piece
     w = weight.t().to(u.dtype, copy=True, memory_format=torch.contiguous_format)
     mask = torch.ones_like(w, dtype=torch.bool)

@@ -4,13 +4,14 @@
 
 Deleting weights one after another by optimal brain surgery with downdates ends at the same point: for a fixed set of removals the
 joint solve is one linear system, with as many constraints as weights that are gone. Small layers are solved by
-batches of Cholesky factors; large ones by conjugate gradients on all rows together, preconditioned with the diagonal.
+batches of Cholesky factors; large ones by conjugate gradients on all rows together, with a preconditioner for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from secateur.errors import BadCalibration
 
@@ -19,6 +20,7 @@ __all__ = ["refit_by_cholesky", "refit_by_gradients", "refit_on_support", "refit
 _DIRECT = 3e9  # multiply-accumulates up to which factors are made
 _DIRECT_AGAIN = 2e8  # the same for fits that start near their end
 _BATCH = 1 << 25  # numbers in a batch of factors
+_RANK = 16  # directions that the preconditioner knows
 
 
 def refit_on_support(weight: Tensor, damped: Tensor, mask: Tensor, *, start: Tensor | None = None) -> Tensor:
@@ -39,10 +41,12 @@ def refit_on_support(weight: Tensor, damped: Tensor, mask: Tensor, *, start: Ten
     return refit_by_gradients(weight, damped, mask, start=start)
 
 
-def refits_on_support(weight: Tensor, hessian: Tensor, mask: Tensor, added: Sequence[float]) -> Tensor:
+def refits_on_support(
+    weight: Tensor, hessian: Tensor, mask: Tensor, added: Sequence[float], *, tolerance: float = 1e-4
+) -> Tensor:
     """The same for several numbers on the diagonal, from large to small, ``[added, rows, features]``: what costs is shared.
 
-    Rows whose system is not positive definite are NaN.
+    Rows whose system is not positive definite are NaN. Where they are solved by iteration it ends at ``tolerance``.
     """
     if _effort(mask) <= _DIRECT_AGAIN:
         return _by_cholesky(weight, hessian, mask, added)
@@ -50,7 +54,7 @@ def refits_on_support(weight: Tensor, hessian: Tensor, mask: Tensor, added: Sequ
     for number in added:  # from where little moves: each fit starts at the one before
         matrix = hessian.clone()
         matrix.diagonal().add_(number)
-        fits.append(refit_by_gradients(weight, matrix, mask, start=fits[-1]))
+        fits.append(refit_by_gradients(weight, matrix, mask, start=fits[-1], tolerance=tolerance))
     return torch.stack(fits[1:])
 
 
@@ -131,7 +135,7 @@ def refit_by_gradients(
         mask: likewise.
         start: likewise.
         steps: at most.
-        tolerance: of the preconditioned residual's norm, against that of the right side.
+        tolerance: of the residual's norm, scaled by the diagonal, against that of the right side.
     """
     h = damped
     scale = 1 / h.diagonal().clamp_min(1e-30)  # 0: an input that never comes
@@ -141,17 +145,55 @@ def refit_by_gradients(
     right = (w @ h) * keep
     residual = right - (x @ h) * keep
     goal = tolerance**2 * (right * right * scale).sum(1).clamp_min(1e-30)
-    z = residual * scale
-    direction, energy = z, (residual * z).sum(1)
+    precondition = _preconditioner(h, scale, keep)
+    z = precondition(residual)
+    direction, energy = z.clone(), vecdot(residual, z)
     for _ in range(steps):
-        if bool((energy <= goal).all()):
+        if bool((vecdot(residual * scale, residual) <= goal).all()):
             break
-        moved = (direction @ h) * keep
-        alpha = energy / (direction * moved).sum(1).clamp_min(1e-30)
-        x = x + alpha.unsqueeze(1) * direction
-        residual = residual - alpha.unsqueeze(1) * moved
-        z = residual * scale
-        fresh = (residual * z).sum(1)
-        direction = z + (fresh / energy.clamp_min(1e-30)).unsqueeze(1) * direction
+        moved = (direction @ h).mul_(keep)
+        alpha = (energy / vecdot(direction, moved).clamp_min(1e-30)).unsqueeze(1)
+        x.addcmul_(alpha, direction)
+        residual.addcmul_(alpha, moved, value=-1)
+        z = precondition(residual)
+        fresh = vecdot(residual, z)
+        direction.mul_((fresh / energy.clamp_min(1e-30)).unsqueeze(1)).add_(z)
         energy = fresh
     return x.to(weight.dtype)
+
+
+def _preconditioner(h: Tensor, scale: Tensor, keep: Tensor) -> Callable[[Tensor], Tensor]:
+    """About the inverse of each row's system: its diagonal, and the few directions in which inputs vary most.
+
+    With the diagonal scaled to one, H ~ r I + F F^T for a narrow F, and on a row's support S, by Woodbury,
+
+        (r I + F_S F_S^T)^-1 = ( I - F_S (r I + F_S^T F_S)^-1 F_S^T ) / r
+
+    It takes about half the steps that the diagonal alone does.
+    """
+    if len(h) < 8 * _RANK:
+        return scale.mul
+    root = scale.sqrt()
+    factor, rest = _leading(h * root * root.unsqueeze(1))
+    small = (keep @ (factor.unsqueeze(2) * factor.unsqueeze(1)).flatten(1)).view(-1, _RANK, _RANK)
+    small.diagonal(dim1=1, dim2=2).add_(rest)
+    inner = torch.cholesky_inverse(torch.linalg.cholesky(small))
+
+    def precondition(residual: Tensor) -> Tensor:
+        y = residual * root
+        along = torch.bmm(inner, (y @ factor).unsqueeze(2)).squeeze(2)
+        return y.sub_((along @ factor.t()).mul_(keep)).mul_(root / rest)
+
+    return precondition
+
+
+def _leading(h: Tensor) -> tuple[Tensor, float]:
+    """``F`` ``[features, rank]`` and ``r`` with h ~ r I + F F^T, by subspace iteration."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(len(h), _RANK + 8, generator=generator, dtype=h.dtype).to(h.device)
+    for _ in range(2):
+        basis = torch.linalg.qr(h @ basis).Q
+    values, vectors = torch.linalg.eigh(basis.t() @ (h @ basis))
+    values, vectors = values[-_RANK:], basis @ vectors[:, -_RANK:]
+    rest = max(float(h.trace() - values.sum()) / (len(h) - _RANK), 1e-6)
+    return vectors * (values - rest).clamp_min(0).sqrt(), rest
