@@ -56,7 +56,7 @@ def lenet_5(args: Any) -> Bench:
 
     def cases() -> Iterator[Case]:
         yield from found_budgets(model, task)
-        yield from retrained(model, data, (0.95, 0.97, 0.98, 0.986, 0.991), (100, 100, 100, 140, 400))
+        yield from retrained(model, data, (0.95, 0.97, 0.98, 0.986, 0.991), (100, 100, 100, 140, 400), images=500)
 
     return model, (lambda m: 100 - accuracy(m, data.x_test, data.y_test)), cases()
 
@@ -69,8 +69,10 @@ def found_budgets(model: nn.Module, task: sc.Task) -> Iterator[Case]:
         yield "7 % kept", name, partial(sc.prune, model, "layer_obs", sparsity=0.93, task=task, **LAYERWISE[name])
 
 
-def retrained(model: nn.Module, data: Split, sparsities: tuple[float, ...], steps: tuple[int, ...]) -> Iterator[Case]:
-    """Steps of training after every cut; labels weigh the errors of layers too."""
+def retrained(
+    model: nn.Module, data: Split, sparsities: tuple[float, ...], steps: tuple[int, ...], *, images: int = 1000
+) -> Iterator[Case]:
+    """Steps of training after every cut, each on so many images; labels weigh the errors of layers too."""
     last = f"{100 - 100 * sparsities[-1]:.1f} % kept, {sum(steps)} steps"
     batches = list(zip(data.x_train[:10_000].split(1000), data.y_train[:10_000].split(1000), strict=True))
     task = sc.Task(batches, loss=on_labels)
@@ -80,7 +82,7 @@ def retrained(model: nn.Module, data: Split, sparsities: tuple[float, ...], step
     ):
 
         def work(method: str = method, how: dict[str, Any] = how) -> sc.Pruned:
-            pruned, batches = None, each_batch(data, 99, 1000, torch.Generator().manual_seed(0))
+            pruned, batches = None, each_batch(data, 99, images, torch.Generator().manual_seed(0))
             for sparsity, count in zip(sparsities, steps, strict=True):
                 pruned = sc.prune(pruned.model if pruned else model, method, sparsity=sparsity, **how)
                 tuned(pruned, model, itertools.islice(batches, count), count)
