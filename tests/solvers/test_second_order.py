@@ -307,3 +307,17 @@ def test_trials_cost_what_operations_do():
             [rows_of_rise(d, h.double()) for d, h in zip(w.double() - done.weights.double(), hessians, strict=True)]
         )
         assert error == pytest.approx(float((rises * weigh).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [1, 3, 40])
+def test_iterations_stand_hessians_of_next_to_no_rank_and_rows_of_next_to_no_weights(kind, samples):
+    torch.manual_seed(5)
+    x = 100 * torch.randn(samples, 256, dtype=torch.float64)
+    h = damp((x.t() @ x / samples).to(kind), 1e-6).matrix
+    w, mask = torch.randn(12, 256, dtype=kind), torch.rand(12, 256) < 0.5
+    mask[0], mask[1], mask[2] = False, True, torch.arange(256) == 9
+    near, exact = refit_by_gradients(w, h, mask), refit_by_cholesky(w, h.double(), mask)
+    assert near.isfinite().all()
+    whole = rise(w.double(), h.double())
+    assert rise(near.double() - w.double(), h.double()) <= rise(exact.double() - w.double(), h.double()) + 1e-5 * whole

@@ -175,9 +175,9 @@ def _preconditioner(h: Tensor, scale: Tensor, keep: Tensor) -> Callable[[Tensor]
         return scale.mul
     root = scale.sqrt()
     factor, rest = _leading(h * root * root.unsqueeze(1))
-    small = (keep @ (factor.unsqueeze(2) * factor.unsqueeze(1)).flatten(1)).view(-1, _RANK, _RANK)
+    small = (keep @ (factor.unsqueeze(2) * factor.unsqueeze(1)).flatten(1)).view(-1, _RANK, _RANK).double()
     small.diagonal(dim1=1, dim2=2).add_(rest)
-    inner = torch.cholesky_inverse(torch.linalg.cholesky(small))
+    inner = torch.cholesky_inverse(torch.linalg.cholesky(small)).to(h.dtype)
 
     def precondition(residual: Tensor) -> Tensor:
         y = residual * root
@@ -195,5 +195,6 @@ def _leading(h: Tensor) -> tuple[Tensor, float]:
         basis = torch.linalg.qr(h @ basis).Q
     values, vectors = torch.linalg.eigh(basis.t() @ (h @ basis))
     values, vectors = values[-_RANK:], basis @ vectors[:, -_RANK:]
-    rest = max(float(h.trace() - values.sum()) / (len(h) - _RANK), 1e-6)
+    least = float(values[-1]) * max(100 * torch.finfo(h.dtype).eps, 1e-10)  # below that the difference is all rounding
+    rest = max(float(h.trace() - values.sum()) / (len(h) - _RANK), least)
     return vectors * (values - rest).clamp_min(0).sqrt(), rest
