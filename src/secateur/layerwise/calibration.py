@@ -149,8 +149,6 @@ class Calibration:
                 look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))], damping)
             streams.passed(stage)
 
-    # A stage
-
     def _stage(
         self, stage: Stage, streams: "_Streams", pruned: nn.Module, counts: Mapping[str, int], done: Done
     ) -> None:
