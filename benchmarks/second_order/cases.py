@@ -49,13 +49,14 @@ def transformer_cases(
     ``unfit``: what else is left alone, by granularity: layers whose inputs are no multiple of m.
     """
     for granularity, s in LEVELS:
+        level = f"{100 * s:g} %" if s else granularity
+        much: dict[str, Any] = {"sparsity": s, "scope": "layer"} if s else {}
+        alone = [*ignore, *(unfit or {}).get(granularity, [])]
+        yield level, "magnitude", partial(sc.prune, model, "magnitude", granularity=granularity, ignore=alone, **much)
         for name, how in LAYERWISE.items():
-            if not s and "scope" in how:
+            if name == "magnitude" or (not s and "scope" in how):
                 continue
             kind = "row" if "Wanda" in name and s else granularity
-            alone = [*ignore, *(unfit or {}).get(granularity, [])]
-            shared: dict[str, Any] = {"granularity": kind, "ignore": alone, "norms": False, "task": task}
-            shared |= {"sparsity": s, "scope": "layer"} if s else {}
-            level = f"{100 * s:g} %" if s else granularity
+            shared: dict[str, Any] = {"granularity": kind, "ignore": alone, "norms": False, "task": task} | much
             kept = {"folder": str(folder / f"{level} {name}".replace(" ", "_").replace(":", "of"))} if folder else {}
             yield level, name, partial(sc.prune, model, "layer_obs", **(shared | how | kept))
