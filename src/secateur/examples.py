@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from secateur.errors import WrongModel
 from secateur.gradients import evaluating
 
-__all__ = ["Example", "device_of", "leaving_no_trace", "run"]
+__all__ = ["Example", "device_of", "leaving_no_trace", "plain_attention", "run"]
 
 
 class Example(NamedTuple):
@@ -60,6 +60,17 @@ def leaving_no_trace(model: nn.Module) -> Iterator[None]:
         torch.no_grad(),
     ):
         yield
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let PyTorch's transformer layers run as written: their fused path is one operation, and packs padded tokens into tensors without shapes."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def run(model: nn.Module, example: Example, call: Callable[..., Any] | None = None) -> Any:

@@ -31,8 +31,14 @@ def describe(part: object) -> str:
     return f"{type(part).__name__}({', '.join(shown)})" if shown else type(part).__name__
 
 
-def notes_on(model: nn.Module, masks: Masks) -> tuple[str, ...]:
-    """Say which layers lost everything, which weights were left alone, and whether anything was removed at all."""
+def notes_on(model: nn.Module, masks: Masks, *, stop_at: int | None = None) -> tuple[str, ...]:
+    """Say which layers lost everything, which weights were left alone, and whether anything was removed at all.
+
+    Args:
+        model: pruned.
+        masks: what stays.
+        stop_at: where stop rules may come first, what would stay without them.
+    """
     notes = []
     emptied = [name for name, mask in masks.items() if not bool(mask.any())]
     if emptied:
@@ -40,8 +46,14 @@ def notes_on(model: nn.Module, masks: Masks) -> tuple[str, ...]:
             f"{len(emptied)} layer(s) lost every weight: {', '.join(emptied)}; nothing passes through them now. "
             "Lower the sparsity, set min_kept=, or use scope='layer'"
         )
+    stopped = stop_at is not None and masks.kept > stop_at
     if masks.kept == masks.total:
-        notes.append("Nothing was removed: the sparsity rounds to zero units in every layer")
+        why = "the first step already goes beyond what most_rise= or floor= allows"
+        notes.append(f"Nothing was removed: {why if stopped else 'the sparsity rounds to zero units in every layer'}")
+    elif stopped and stop_at:
+        notes.append(
+            f"Stopped before the sparsity was reached: {masks.kept:,} weights stay, {stop_at:,} were asked for"
+        )
     others = left_alone(model, masks)
     if others:
         more = f" and {len(others) - 6} more" if len(others) > 6 else ""

@@ -441,3 +441,34 @@ def test_spectral_norm_takes_no_step(targets):
 def test_batches_are_no_task(method):
     with pytest.raises(NeedsTask, match=r"task= is list: pass task=sc.Task"):
         sc.prune(net(), method, sparsity=0.5, task=[torch.randn(8, 16)])
+
+
+class Looking(nn.Module):
+    """Decides by its numbers, as masks of transformers do, so that samples cannot be worked on together."""
+
+    def __init__(self):
+        super().__init__()
+        self.seq = net()
+
+    def forward(self, x):
+        return self.seq(x) if bool((x.abs() > 0).any()) else x[..., :8]
+
+
+@pytest.mark.parametrize(
+    "how", [("block_fisher", {}), *(("obs", {"curvature": c, "each": 30}) for c in ("empirical", "sampled", "squared"))]
+)
+def test_a_network_that_looks_at_numbers_is_worked_on_sample_by_sample(how):
+    method, settings = how
+    found, wanted = (sc.prune(m, method, sparsity=0.5, task=labelled(), **settings) for m in (Looking(), net()))
+    for one, other in zip(found.model.state_dict().values(), wanted.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stop_rule_that_comes_first_is_told():
+    task = labelled_inputs()
+    early = sc.prune(net(), "obs", sparsity=0.9, most_rise=1e-3, task=task).report.notes
+    assert any("Stopped before the sparsity was reached:" in note for note in early)
+    never = sc.prune(net(), "obs", most_rise=0.0, task=task).report.notes
+    assert any("the first step already goes beyond" in note for note in never)
+    whole = sc.prune(net(), "obs", sparsity=0.5, most_rise=1e9, each=50, task=task).report.notes
+    assert not any("Stopped" in note or "removed" in note for note in whole)

@@ -14,8 +14,8 @@ from secateur.coupling.groups import Coupling
 from secateur.coupling.running import results_of, run
 from secateur.coupling.settling import hold_lonely, settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
-from secateur.coupling.trial import plain_attention
 from secateur.errors import UnknownName, UnknownOperation
+from secateur.examples import plain_attention
 from secateur.gradients import evaluating
 from secateur.graphs import as_graph, batch_of
 from secateur.layers import facts_of

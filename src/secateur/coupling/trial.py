@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.coupling.running import run
 from secateur.cutting import cut_
+from secateur.examples import plain_attention
 from secateur.graphs import copied, following
 from secateur.structure import Structure
 
@@ -61,17 +62,6 @@ class Trial:
         cut_(thin, structure)
         with _quiet():
             return _attempt(thin, self.example_inputs)
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Let PyTorch's transformer layers run as written: their fused path packs padded tokens away, into tensors without shapes."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _attempt(model: nn.Module, example_inputs: Any) -> Failure | None:

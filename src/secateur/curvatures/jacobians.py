@@ -11,7 +11,7 @@ An output with a softmax at each of many places, such as tokens or pixels, is th
 its axes holds the classes, `secateur.curvatures.class_axis` says.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -182,7 +182,7 @@ def _sampled(
         chosen: Tensor = logits.log_softmax(1).gather(1, label)
         return -chosen.sum()
 
-    found = vmap(grad(surprise), in_dims=(None, 0, 0), chunk_size=chunk)(own, x, labels)
+    found = _of_each(grad(surprise), own, (x, labels), chunk)
     return flattened(found, list(own), 1).detach()
 
 
@@ -199,7 +199,7 @@ def _rows(
         root: Tensor = p.sqrt() * (out - (p * out).sum(1, keepdim=True))
         return root.flatten()
 
-    found = vmap(jacrev(weighed), in_dims=(None, 0), chunk_size=chunk)(own, x)
+    found = _of_each(jacrev(weighed), own, (x,), chunk)
     rows: Tensor = flattened(found, list(own), 2).flatten(0, 1).detach()
     return rows
 
@@ -217,11 +217,24 @@ def _gradients(
         return of_one(parameters, singles.joined([part.unsqueeze(0) for part in parts]))
 
     if singles.are_tensors:
-        dims = (None, *(0 for _ in singles.parts))
-        together = vmap(grad(of_parts), in_dims=dims, chunk_size=chunk)(own, *singles.parts)
-        return flattened(together, names, 1).detach()
+        return flattened(_of_each(grad(of_parts), own, singles.parts, chunk), names, 1).detach()
     each = [flattened(grad(of_one)(own, singles.one(k)), names) for k in range(singles.count)]
     return torch.stack(each).detach()
+
+
+def _of_each(
+    one: Callable[..., Any], own: Mapping[str, Tensor], parts: Sequence[Tensor], chunk: int | None
+) -> Mapping[str, Tensor]:
+    """``one`` for every sample: for many together, or, where the model looks at numbers as masks of transformers do, one after another."""
+    try:
+        together: Mapping[str, Tensor] = vmap(one, in_dims=(None, *(0 for _ in parts)), chunk_size=chunk)(own, *parts)
+    except RuntimeError as error:
+        if "vmap" not in str(error) and "batching rule" not in str(error).lower():
+            raise
+    else:
+        return together
+    each = [one(own, *(part[k] for part in parts)) for k in range(len(parts[0]))]
+    return {name: torch.stack([found[name] for found in each]) for name in own}
 
 
 class _Called:

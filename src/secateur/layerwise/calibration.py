@@ -22,12 +22,12 @@ from secateur.layerwise.holdout import HELD_OUT, damping_of
 from secateur.layerwise.importance import importance_of
 from secateur.layerwise.inflow import as_rows, from_rows
 from secateur.layerwise.journal import Journal, fingerprint
-from secateur.layerwise.listening_in import bias_step, chosen_places, imitated, noting, row_of, shared_moments
+from secateur.layerwise.listening_in import alike, bias_step, chosen_places, imitated, noting, row_of, shared_moments
 from secateur.layerwise.moments import Moments
 from secateur.layerwise.named_blocks import chosen_chain
 from secateur.layerwise.quota import Quota
 from secateur.layerwise.staging import Stage, stages_of
-from secateur.layerwise.streaming import Convoy, Stream
+from secateur.layerwise.streaming import Pair, Stream
 from secateur.layerwise.surgery import CONTROLS, operate
 from secateur.layerwise.ties import bias_of, paths_of, uses_of
 from secateur.protocols import Granularity
@@ -74,6 +74,7 @@ class Calibration:
         self.silent = [name for name in targets if targets[name].module not in staged]
         self.first = next(iter(staged), "")
         self.importance: dict[str, Tensor] = {}
+        self.imitates = settings.targets == "dense" and settings.solver not in CONTROLS  # which move nothing
 
     def inputs(self) -> Sequence[Any]:
         """The batches, for other passes."""
@@ -115,7 +116,7 @@ class Calibration:
         """Prune ``pruned`` in place, a copy of the dense model, keeping ``counts`` units of each parameter."""
         done, journal = Done(), journal or self.journal(counts)
         began, working = time.monotonic(), 0
-        streams = _Streams(self, pruned)
+        streams = self._pair(pruned)
         for at, stage in enumerate(self.stages):
             key = f"{at:04d}"
             if journal.has(key):
@@ -139,7 +140,7 @@ class Calibration:
 
     def curves(self, look: Callable[[str, Tensor, list[Tensor], float], None], share: float) -> None:
         """Go through the dense network once and show every parameter's rows, Hessians and damping at ``share`` kept to ``look``."""
-        streams = _Streams(self, self.model)
+        streams = self._pair(self.model)
         for stage in self.stages:
             moments = self._moments(stage, [p for g in stage.groups for p in g], streams, both=False)
             for name, found in moments.items():
@@ -149,15 +150,17 @@ class Calibration:
                 look(name, rows, [found.hessian(g, centred=centred) for g in range(len(rows))], damping)
             streams.passed(stage)
 
-    def _stage(
-        self, stage: Stage, streams: "_Streams", pruned: nn.Module, counts: Mapping[str, int], done: Done
-    ) -> None:
+    def _stage(self, stage: Stage, streams: Pair, pruned: nn.Module, counts: Mapping[str, int], done: Done) -> None:
         together = self.settings.order == "blocks" or self.settings.targets == "apart"
         groups = [tuple(p for g in stage.groups for p in g)] if together and stage.groups else stage.groups
         for group in groups:
-            moments = self._moments(stage, group, streams, both=self.settings.targets == "dense")
+            moments = self._moments(stage, group, streams, both=self.imitates)
             for name, found in moments.items():
                 self._operate(name, found, pruned, counts[name], done)
+            for name in (name for path in group for name in self._of(path) if name not in moments):
+                self._without_data(
+                    name, pruned, counts[name], done, starved=True
+                )  # an expert that nothing reaches any more
 
     def _operate(self, name: str, found: Moments, pruned: nn.Module, count: int, done: Done) -> None:
         facts, weight = self.targets[name], pruned.get_parameter(name)
@@ -182,23 +185,23 @@ class Calibration:
             goal, hessians, quota, solver=s.solver, refit=s.refit, damping=damping, block=s.block, generator=generator,
             importance=self._weigh(name, len(rows)),
         )  # fmt: skip
-        done.rows.append(row_of(name, result, found.samples, rows))  # while ``rows``, a view of the weight, is dense
+        done.rows.append(row_of(name, result, found, rows))  # while ``rows``, a view of the weight, is dense
         with torch.no_grad():
             if bias is not None and centred:
                 bias.add_(bias_step(found, rows, result.weights).to(bias.dtype))
             weight.copy_(from_rows(result.weights.to(weight.dtype), facts, weight))
         done.masks[name] = from_rows(result.mask, facts, weight).contiguous()
 
-    def _without_data(self, name: str, pruned: nn.Module, count: int, done: Done) -> None:
+    def _without_data(self, name: str, pruned: nn.Module, count: int, done: Done, *, starved: bool = False) -> None:
         facts, weight = self.targets[name], pruned.get_parameter(name)
         quota = Quota(name=name, facts=facts, like=weight.detach(), granularity=self.settings.granularity, count=count)
         mask = quota.choose(as_rows(weight.detach(), facts, 1).square())
         done.masks[name] = from_rows(mask, facts, weight).contiguous()
         with torch.no_grad():
             weight.masked_fill_(~done.masks[name], 0)
-        done.rows.append({"name": name, "samples": 0})
+        done.rows.append({"name": name, "samples": 0} | ({"starved": True} if starved else {}))
 
-    def _moments(self, stage: Stage, paths: Sequence[str], streams: "_Streams", *, both: bool) -> dict[str, Moments]:
+    def _moments(self, stage: Stage, paths: Sequence[str], streams: Pair, *, both: bool) -> dict[str, Moments]:
         """What the layers take in on all batches; with ``both`` also in the dense network."""
         if not paths:
             return {}
@@ -216,15 +219,23 @@ class Calibration:
             now = {name: calls for name, calls in now.items() if name in names}
             fresh = {name: calls for name, calls in now.items() if name not in found}
             found |= shared_moments(fresh, split=self.settings.damping == HELD_OUT)
+            for name in (name for name in now if both and not alike(now[name], before.get(name, []))):
+                found[name].unpair()  # other tokens were routed to it
             one_of = {found[name]: name for name in reversed(now)}  # of those that are multiplied with the same
             for name in (name for name in now if one_of[found[name]] == name):
                 for at, x in enumerate(now[name]):
+                    found[name].seen += x.shape[2]
                     chosen = chosen_places(x.shape[2], self.settings.samples, generator)
-                    dense = before[name][at][:, :, chosen] if both else None
+                    dense = before[name][at][:, :, chosen] if both and found[name].paired else None
                     found[name].add(x[:, :, chosen], dense, odd=place % 2 == 1)
             if place == len(self.batches) - 1 and paths[0] == self.first:
                 next(iter(found.values())).check_varied()
         return found
+
+    def _pair(self, pruned: nn.Module) -> Pair:
+        dense, now = (Stream(model, self.batches, self.task, self.chain) for model in (self.model, pruned))
+        apart = self.settings.targets == "apart" or pruned is self.model
+        return Pair(dense, dense if apart else now, self.stages, both=bool(self.settings.tuning) or self.imitates)
 
     def _of(self, path: str) -> list[str]:
         return [name for name, facts in self.targets.items() if facts.module == path]
@@ -235,15 +246,3 @@ class Calibration:
     def _weigh(self, name: str, groups: int) -> Tensor | None:
         found = self.importance.get(name)
         return None if found is None else found.view(groups, -1)
-
-
-class _Streams:
-    """The pruned network's data, and the dense one's where it is listened to."""
-
-    def __init__(self, calibration: Calibration, pruned: nn.Module) -> None:
-        s, chain = calibration.settings, calibration.chain
-        self.dense = Stream(calibration.model, calibration.batches, calibration.task, chain)
-        apart = s.targets == "apart" or pruned is calibration.model
-        self.now = self.dense if apart else Stream(pruned, calibration.batches, calibration.task, chain)
-        both = self.now is not self.dense and (s.targets == "dense" or s.tuning is not None)
-        self.passed = Convoy([self.now, self.dense] if both else [self.now], calibration.stages).passed

@@ -54,6 +54,17 @@ class Done:
                 f"Took in nothing that varies on these batches, so pruned by magnitude: {', '.join(idle)}; pass batches that reach them, or "
                 f"leave them alone with ignore={idle}"
             )
+        starved = [row["name"] for row in self.rows if row.get("starved")]
+        if starved:
+            notes.append(
+                f"Ran in the dense network but not in the pruned one any more, so pruned by magnitude: {', '.join(starved)}; leave what routes to "
+                "them alone with ignore=, or pass more batches"
+            )
+        routed = [row["name"] for row in self.rows if row.get("routed")]
+        if routed:
+            notes.append(
+                f"Took in other samples than in the dense network, so targets are their own: {', '.join(routed)}"
+            )
         if tuning and not self.blocks:
             notes.append("Not tuned: no chain of blocks was found that runs alone; name them with blocks=")
         return tuple(notes)

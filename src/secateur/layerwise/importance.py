@@ -20,6 +20,7 @@ from secateur.activations import called, fresh
 from secateur.errors import BadCalibration, NeedsTask
 from secateur.facts import LayerFacts
 from secateur.gradients import evaluating
+from secateur.layerwise.projecting import projected_apart
 from secateur.layerwise.ties import paths_of
 from secateur.task import Task
 
@@ -39,14 +40,14 @@ def importance_of(
 
     Args:
         model: the network.
-        targets: the parameters; layers whose output is not theirs row by row (attention, recurrent) get one number for all rows.
+        targets: the parameters; layers whose output is not theirs row by row (recurrent ones) get one number for all rows.
         task: its loss, where it has one.
         batches: what the network is run on.
         seed: of the projections.
         uses: for each parameter the names under which layers hold it, where several share it (`secateur.layerwise.ties`); all of them are summed.
     """
-    layers = {name: paths_of((uses or {}).get(name, (name,))) for name in targets}
-    paths = {path for found in layers.values() for path in found}
+    held = {name: (uses or {}).get(name, (name,)) for name in targets}
+    paths = {path for names in held.values() for path in paths_of(names)}
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     with _noted(model, paths) as outs:
@@ -57,12 +58,11 @@ def importance_of(
                 found = torch.autograd.grad(value, [out for _, out in outs], allow_unused=True)
             for (path, _), gradient in zip(outs, found, strict=True):
                 if gradient is not None:
-                    squares = _by_row(model.get_submodule(path), gradient.double())
+                    squares = _by_row(_module_at(model, path), gradient.double())
                     sums[path] = sums[path] + squares if path in sums else squares
             outs.clear()
     return {
-        name: _fitting(model, name, facts, [_of(path, sums) for path in layers[name]])
-        for name, facts in targets.items()
+        name: _fitting(model, name, facts, [_of(use, sums) for use in held[name]]) for name, facts in targets.items()
     }
 
 
@@ -71,10 +71,7 @@ def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, T
     """What these layers give while the model runs, to be differentiated by; no parameter is."""
     outs: list[tuple[str, Tensor]] = []
 
-    def note(path: str, out: Any) -> Any:
-        first = out[0] if isinstance(out, tuple) else out
-        packed = isinstance(first, PackedSequence)
-        flow = first.data if packed else first
+    def handed_on(path: str, flow: Tensor) -> Tensor:
         if flow.is_inference():
             raise NeedsTask(
                 f"{path!r} runs in inference mode, where nothing is differentiated: pass scope='layer', which needs no gradients"
@@ -82,14 +79,21 @@ def _noted(model: nn.Module, paths: Iterable[str]) -> Iterator[list[tuple[str, T
         if not flow.requires_grad:
             flow = flow.detach().requires_grad_(True)
         outs.append((path, flow))
-        handed = flow.clone()  # what follows may change it in place
+        return flow.clone()  # what follows may change it in place
+
+    def note(path: str, out: Any) -> Any:
+        first = out[0] if isinstance(out, tuple) else out
+        packed = isinstance(first, PackedSequence)
+        handed = handed_on(path, first.data if packed else first)
         handed = first._replace(data=handed) if packed else handed
         return (handed, *out[1:]) if isinstance(out, tuple) else handed
 
+    modules = {path: model.get_submodule(path) for path in paths}
     handles = [
-        model.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: note(path, out))
-        for path in paths
+        module.register_forward_hook(lambda _m, _a, out, path=path: note(path, out)) for path, module in modules.items()
     ]
+    attentions = {path: module for path, module in modules.items() if isinstance(module, nn.MultiheadAttention)}
+    handles += [handle for path, module in attentions.items() for handle in projected_apart(module, path, handed_on)]
     wanted = [p for p in model.parameters() if p.requires_grad]
     try:
         for parameter in wanted:
@@ -138,7 +142,7 @@ def _refuse_useless(value: Tensor, who: str) -> None:
         )
 
 
-def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
+def _by_row(module: nn.Module | None, gradient: Tensor) -> Tensor:
     dim = (
         1
         if isinstance(module, nn.modules.conv._ConvNd) and gradient.dim() == module.weight.dim()
@@ -148,9 +152,20 @@ def _by_row(module: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1).square().sum(1)
 
 
-def _of(path: str, sums: Mapping[str, Tensor]) -> Tensor | None:
-    """Of a layer, or of the attention whose out-projection it is; None where neither was called."""
-    return sums.get(path, sums.get(path.rpartition(".")[0]))
+def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    """The layer there; None for a projection inside of attention."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _of(name: str, sums: Mapping[str, Tensor]) -> Tensor | None:
+    """Of a parameter: of its rows, of its layer, or of the attention whose out-projection that is; None where none was called."""
+    path, _, attribute = name.rpartition(".")
+    if attribute == "in_proj_weight" and f"{path}.q_proj_weight" in sums:
+        return torch.cat([sums[f"{path}.{which}_proj_weight"] for which in "qkv"])
+    return sums.get(name, sums.get(path, sums.get(path.rpartition(".")[0])))
 
 
 def _fitting(model: nn.Module, name: str, facts: LayerFacts, sums: Sequence[Tensor | None]) -> Tensor:

@@ -16,6 +16,7 @@ from secateur.layerwise.moments import Moments
 from secateur.targets import Ignore, find_targets
 
 __all__ = [
+    "alike",
     "bias_step",
     "chosen_places",
     "imitated",
@@ -78,6 +79,11 @@ def shared_moments(flows: Mapping[str, Sequence[Tensor]], *, split: bool = False
     return found
 
 
+def alike(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether a layer was called as often in both networks, with as many samples."""
+    return [x.shape for x in now] == [x.shape for x in before]
+
+
 def chosen_places(there: int, most: int, generator: torch.Generator) -> slice | Tensor:
     """At most so many samples, at random."""
     return slice(None) if there <= most else torch.randperm(there, generator=generator)[:most]
@@ -111,13 +117,13 @@ def bias_step(found: Moments, before: Tensor, after: Tensor) -> Tensor:
     return torch.cat(steps)
 
 
-def row_of(name: str, result: Operation, samples: int, rows: Tensor) -> dict[str, Any]:
+def row_of(name: str, result: Operation, found: Moments, rows: Tensor) -> dict[str, Any]:
     """A layer's line in the receipt: rises are mean squares per sample, summed over outputs."""
     return {
         "name": name,
         "kept": int(result.mask.sum()),
         "of": rows.numel(),
-        "samples": samples,
+        "samples": found.samples,
         "predicted": result.predicted,
         "refitted": result.refitted,
         "measured": result.measured,
@@ -125,4 +131,6 @@ def row_of(name: str, result: Operation, samples: int, rows: Tensor) -> dict[str
         "norm": float(result.weights.double().square().sum().sqrt()),
         "dense_norm": float(rows.double().square().sum().sqrt()),
         **result.notes,
+        **({} if found.seen == found.samples else {"seen": found.seen}),
+        **({} if found.paired else {"routed": True}),
     }

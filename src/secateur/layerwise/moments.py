@@ -33,6 +33,8 @@ class Moments:
     low: Tensor | None = None  # of each feature, [groups, features]
     high: Tensor | None = None
     odd: "Moments | None" = None  # of the odd batches alone
+    paired: bool = True  # whether the dense samples are the same ones; where they are not, they are not looked at
+    seen: int = 0  # samples that there were, of which ``samples`` were taken
 
     @property
     def groups(self) -> int:
@@ -68,6 +70,10 @@ class Moments:
             dense = dense.detach().to(x.dtype)
             self.cross = self._sum(self.cross, dense @ x.mT)
             self.before = self._sum(self.before, dense.sum(2))
+
+    def unpair(self) -> None:
+        """The dense network sent other samples here: what it took in says nothing of these."""
+        self.paired, self.cross, self.before = False, None, None
 
     def _take(self, samples: int, gram: Tensor, total: Tensor) -> None:
         self.samples += samples

@@ -20,7 +20,7 @@ from secateur.layerwise.staging import Stage
 from secateur.renewing import renewed
 from secateur.task import Task
 
-__all__ = ["Convoy", "Stream"]
+__all__ = ["Convoy", "Pair", "Stream"]
 
 Listener = Callable[[str, Any], None]
 
@@ -176,6 +176,21 @@ class Convoy:
         for stream in self.streams:
             stream.enter()
         self._entered = True
+
+
+class Pair:
+    """The pruned network's data, and the dense one's where it is listened to.
+
+    Args:
+        dense: the dense network's.
+        now: the pruned one's, or ``dense`` itself.
+        stages: which they go through.
+        both: whether the dense one is listened to.
+    """
+
+    def __init__(self, dense: Stream, now: Stream, stages: Sequence[Stage], *, both: bool) -> None:
+        self.dense, self.now = dense, now
+        self.passed = Convoy([now, dense] if both and now is not dense else [now], stages).passed
 
 
 @contextmanager

@@ -212,14 +212,15 @@ def _exact(
         return mask
     found = []
     for a, d, i, m, r in zip(w, damped, inverses, mask, weigh, strict=True):
-        gone = m.numel() - int(m.sum())
+        gone = (~m).sum(1)
         if choice.m:
             traces = row_traces(a, d.matrix, n=choice.n, m=choice.m, inverse=i)
             found.append(traces.mask(traces.order.numel()))
             continue
-        each = gone // len(a) if choice.per_row and gone % len(a) == 0 else None
-        traces = row_traces(a * r.sqrt(), d.matrix, inverse=i, steps=each)
-        found.append(traces.mask(gone))
+        if choice.per_row:
+            found.append(row_traces(a, d.matrix, inverse=i, steps=int(gone.max())).rows_mask(gone))
+            continue
+        found.append(row_traces(a * r.sqrt(), d.matrix, inverse=i).mask(int(gone.sum())))
     return torch.stack(found)
 
 

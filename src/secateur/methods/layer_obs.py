@@ -23,6 +23,7 @@ from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.error_curves import counts_by_error, priced_by_error
 from secateur.errors import BadSparsity, NeedsTask, UnknownName
+from secateur.examples import plain_attention
 from secateur.facts import LayerFacts
 from secateur.granularities.unstructured import Unstructured
 from secateur.layerwise.block_tuning import Tuning
@@ -146,15 +147,16 @@ class LayerObs:
         """
         if self.allocation is None and self.granularity.quota is None:
             raise BadSparsity("how much should leave? pass sparsity=, the fraction removed, e.g. sparsity=0.5")
-        targets, calibration = self._prepared(model, task, lean=lean)
-        counts = self._counts(model, targets, calibration)
-        journal = calibration.journal(counts)
-        pruned = make()
-        done = calibration.operate_(pruned, counts, journal)
-        masks = Masks({name: done.masks[name] for name in targets})
-        if self.norms:
-            recalibrate_(pruned, calibration.inputs())
-        self._bound(model, pruned, calibration, done)
+        with plain_attention():
+            targets, calibration = self._prepared(model, task, lean=lean)
+            counts = self._counts(model, targets, calibration)
+            journal = calibration.journal(counts)
+            pruned = make()
+            done = calibration.operate_(pruned, counts, journal)
+            masks = Masks({name: done.masks[name] for name in targets})
+            if self.norms:
+                recalibrate_(pruned, calibration.inputs())
+            self._bound(model, pruned, calibration, done)
         report = compare(
             model,
             pruned,
@@ -174,12 +176,14 @@ class LayerObs:
 
     def allot(self, model: nn.Module, task: Task | None) -> Callable[[Priced], Allocation]:
         """How to spend what others would spend by scores: by errors, measured once."""
-        targets, calibration = self._prepared(model, task)
+        with plain_attention():
+            targets, calibration = self._prepared(model, task)
         units, found = self._units(model, targets), list[ByError]()
 
         def allot(priced: Priced) -> Allocation:
             if not found:
-                found.append(priced_by_error(calibration, units, priced))
+                with plain_attention():
+                    found.append(priced_by_error(calibration, units, priced))
             return replace(found[0], limit=priced.limit, fixed=priced.fixed)
 
         return allot
@@ -212,16 +216,12 @@ class LayerObs:
     def _bound(self, model: nn.Module, pruned: nn.Module, calibration: Calibration, done: Done) -> None:
         shared = any(len(uses) > 1 for uses in calibration.uses.values())
         if self.targets != "dense" and not self.tune and not shared:
-            apart = self.targets == "apart"
-            done.bound = bound_of(
-                model,
-                pruned,
-                calibration.chain,
-                done.rows,
-                apart=apart,
-                batches=calibration.batches,
-                task=calibration.task,
-            )
+            seen: dict[str, Any] = {
+                "batches": calibration.batches,
+                "task": calibration.task,
+                "apart": self.targets == "apart",
+            }
+            done.bound = bound_of(model, pruned, calibration.chain, done.rows, **seen)
 
     def settings(self, left_alone: tuple[str, ...] = ()) -> Settings:
         """What the calibration needs to know; ``left_alone``: what no tuning may move."""

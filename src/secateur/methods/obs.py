@@ -122,8 +122,7 @@ class Obs:
             retrain: called after every stage with the network and its masks; weights that are gone are set to zero again afterwards.
 
         Raises:
-            NeedsTask, BadSparsity, NothingToPrune: see the parts.
-            WrongModel: it has too many weights for a full inverse.
+            NeedsTask, BadSparsity, NothingToPrune: see the parts. WrongModel: it has too many weights for a full inverse.
         """
         if task is None:
             raise NeedsTask("the surgeon needs data for the Hessian: pass task=sc.Task(batches)")
@@ -142,6 +141,7 @@ class Obs:
         masks = Masks(parts_of(alive, student, names))
         masks.apply_(student)
         outcome = self._outcome(model, student, task) if trace else NOTHING
+        stop_at = None if self.floor is self.most_rise is None else sum(quota.keep for quota in quotas)
         settings, said = judged(trace, outcome, steps_only=retrain is not None)
         advice = f"{said}: its steps are longer than the quadratic holds. Raise alpha=, lower each= (now {self.each}), or pass more samples"
         report = compare(
@@ -151,9 +151,9 @@ class Obs:
             task=task,
             method=self._said(samples),
             settings=settings,
-            notes=(*([advice] if said else []), *notes_on(student, masks)),
+            notes=(*([advice] if said else []), *notes_on(student, masks, stop_at=stop_at)),
         )
-        together = self.allocation is None or isinstance(self.allocation, Global)
+        together = isinstance(self.allocation, Global | None)
         found = controls_of(model, targets, masks, task, seed=self.seed, together=together)
         return Pruned(student, masks, replace(report, controls=found))
 

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.examples import plain_attention
 from secateur.profiling.operations import Term, has_rule, is_harmless, may_multiply, terms_of
 
 __all__ = ["Macs", "count_macs", "count_nonzeros", "holder_of", "macs_by_weight"]
@@ -67,7 +68,7 @@ def count_macs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """
     place = _Place(model)
     counter = _Counter(model, place)
-    with place.tracked(), _plain_attention(), _eager(), torch.no_grad(), counter:
+    with place.tracked(), plain_attention(), _eager(), torch.no_grad(), counter:
         model(*args, **kwargs)
     return counter.found
 
@@ -97,17 +98,6 @@ class _Place:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep `nn.MultiheadAttention` off its fused path, which runs a whole layer as one operation."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

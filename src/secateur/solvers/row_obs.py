@@ -49,6 +49,17 @@ class Traces:
         mask = torch.ones(len(self.order), self.features, dtype=torch.bool, device=self.order.device)
         return mask.scatter_(1, self.order, ~gone)
 
+    def rows_mask(self, removed: Tensor) -> Tensor:
+        """The same when each row loses a number of its own, ``[rows]``.
+
+        >>> traces = row_traces(torch.tensor([[1.0, 3.0], [2.0, 4.0]]), torch.eye(2))
+        >>> traces.rows_mask(torch.tensor([2, 1])).tolist()
+        [[False, False], [False, True]]
+        """
+        steps = torch.arange(self.order.shape[1], device=self.order.device)
+        mask = torch.ones(len(self.order), self.features, dtype=torch.bool, device=self.order.device)
+        return mask.scatter_(1, self.order, steps >= removed.unsqueeze(1))
+
     def curve(self) -> Tensor:
         """The rise after each removal over all rows together, in the order of `mask`, ``[rows * steps]``."""
         order = self.costs.cummax(1).values.reshape(-1).argsort(stable=True)
