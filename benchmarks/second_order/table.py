@@ -15,6 +15,7 @@ INTRODUCTION = """# Second order, measured
 `python -m benchmarks.second_order <network>`; [the methods](../docs/second-order.md). Seconds are wall time on a machine with other work: not to be
 compared closely. "SparseGPT" is the published method (columns, own targets per block, no joint solve), "Wanda" activation norms, both from this library.
 "split, dense targets", "tuned", "held out" (damping chosen by held-out batches) and "layers by errors" are what this library adds. Italic rows are published, on other checkpoints unless said.
+The commit is that of the last run; a row that was not run again stands from an earlier one.
 """
 SECTIONS = {
     "lenet": ("LeNet-300-100 of the L-OBS authors, MNIST", "Test error in per cent; 10,000 unlabelled training images. Layer budgets are given or found from errors. Retraining as for LeNet-5."),
