@@ -132,7 +132,7 @@ def trial_errors(
     for quota in quotas:
         _, moved = _stepped(w, damped, quota, "columns", block=block, weigh=weigh, factors=factors)
         rises = torch.stack([rows_of_rise(delta, h) for delta, h in zip(w - moved, plain, strict=True)])
-        yield float((rises.double() * importance.double()).sum())
+        yield max(float((rises.double() * importance.double()).sum()), 0.0)  # below zero is rounding
 
 
 def _total(delta: Tensor, hessians: list[Tensor]) -> float:
