@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import secateur as sc
 from benchmarks.anchor import load_mlp
@@ -42,7 +43,7 @@ def lenet(args: Any) -> Bench:
                 if "scope" not in how:
                     yield level, name, partial(sc.prune, model, "layer_obs", **shared, **how)
         yield from found_budgets(model, task)
-        yield from retrained(model, data, (0.95, 0.965, 0.975, 0.98, 0.985), (80, 80, 80, 100, 300))
+        yield from retrained(model, data, (0.95, 0.965, 0.975, 0.98, 0.985), (80, 80, 80, 100, 300), seeds=3)
 
     return model, (lambda m: 100 - accuracy(m, data.x_test, data.y_test)), cases()
 
@@ -70,39 +71,49 @@ def found_budgets(model: nn.Module, task: sc.Task) -> Iterator[Case]:
 
 
 def retrained(
-    model: nn.Module, data: Split, sparsities: tuple[float, ...], steps: tuple[int, ...], *, images: int = 1000
+    model: nn.Module,
+    data: Split,
+    sparsities: tuple[float, ...],
+    steps: tuple[int, ...],
+    *,
+    images: int = 1000,
+    seeds: int = 1,
 ) -> Iterator[Case]:
-    """Steps of training after every cut, each on so many images; labels weigh the errors of layers too."""
+    """Steps of training after every cut, each on so many images; labels weigh the errors of layers too. Seeds order and warp the images."""
     last = f"{100 - 100 * sparsities[-1]:.1f} % kept, {sum(steps)} steps"
     batches = list(zip(data.x_train[:10_000].split(1000), data.y_train[:10_000].split(1000), strict=True))
     task = sc.Task(batches, loss=on_labels)
-    for name, method, how in (
-        ("magnitude, LAMP", "magnitude", {"scope": "lamp"}),
-        ("split", "layer_obs", {"task": task, **LAYERWISE["split"]}),
-    ):
+    magnitude = partial(sc.prune, method="magnitude", scope="lamp")
+    split = partial(sc.prune, method="layer_obs", task=task, **DENSE_TARGETS)
 
-        def work(method: str = method, how: dict[str, Any] = how) -> sc.Pruned:
-            pruned, batches = None, each_batch(data, 99, images, torch.Generator().manual_seed(0))
-            for sparsity, count in zip(sparsities, steps, strict=True):
-                pruned = sc.prune(pruned.model if pruned else model, method, sparsity=sparsity, **how)
-                tuned(pruned, model, itertools.islice(batches, count), count)
-            assert pruned
-            return pruned
+    def work(cut: Callable[..., sc.Pruned], seed: int) -> sc.Pruned:
+        pruned, batches = None, each_batch(data, 99, images, torch.Generator().manual_seed(seed))
+        for sparsity, count in zip(sparsities, steps, strict=True):
+            pruned = cut(pruned.model if pruned else model, sparsity=sparsity)
+            tuned(pruned, model, itertools.islice(batches, count), count, seed=seed)
+        assert pruned
+        return pruned
 
-        yield last, name, work
+    for name, cut in (("magnitude, LAMP", magnitude), ("split, dense targets", split)):
+        for seed in range(seeds):
+            yield last, f"{name}, seed {seed}" if seeds > 1 else name, partial(work, cut, seed)
 
 
-def tuned(pruned: sc.Pruned, dense: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> None:
+def tuned(
+    pruned: sc.Pruned, dense: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, seed: int
+) -> None:
     """Adam with a little weight decay, the rate falling as a cosine, the dense network as a teacher; zeros are held.
 
-    What is left learns its pictures by heart, so they are warped. Rates and decay were chosen on 10,000 training images that were left out.
+    What is left learns its pictures by heart, so they are warped; weights are averaged over the last steps. All this was chosen on 10,000
+    training images that were left out of everything, the training of the dense network included.
     """
     optimizer = torch.optim.AdamW(pruned.model.parameters(), lr=2e-2, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
     loss = sc.distillation(dense, on_labels, temperature=4.0, weight=0.9)
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5 + seed)
+    averaged = AveragedModel(pruned.model, multi_avg_fn=get_ema_multi_avg_fn(0.97))
     pruned.model.train()
     with sc.hold(pruned.model, pruned.masks, optimizer):
         for x, y in batches:
@@ -110,6 +121,8 @@ def tuned(pruned: sc.Pruned, dense: nn.Module, batches: Iterator[tuple[Tensor, T
             loss(pruned.model, (warped(x, generator), y)).backward()
             optimizer.step()
             schedule.step()
+            averaged.update_parameters(pruned.model)
+    pruned.model.load_state_dict(averaged.module.state_dict())
     pruned.model.eval()
 
 
