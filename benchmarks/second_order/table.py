@@ -18,8 +18,8 @@ compared closely. "SparseGPT" is the published method (columns, own targets per 
 The commit is that of the last run; a row that was not run again stands from an earlier one.
 """
 SECTIONS = {
-    "lenet": ("LeNet-300-100 of the L-OBS authors, MNIST", "Test error in per cent; 10,000 unlabelled training images. Layer budgets are given or found from errors. Retraining as for LeNet-5."),
-    "lenet_5": ("LeNet-5, MNIST", "Test error in per cent; layer budgets found from errors; 10,000 unlabelled training images. Retraining: Adam, batches of 500 warped images (1,000 for LeNet-300-100 and, from an earlier run, for magnitude), the dense network as teacher."),
+    "lenet": ("LeNet-300-100 of the L-OBS authors, MNIST", "Test error in per cent; 10,000 unlabelled training images. Layer budgets are given or found from errors. Retraining as for LeNet-5, three seeds."),
+    "lenet_5": ("LeNet-5, MNIST", "Test error in per cent; layer budgets found from errors; 10,000 unlabelled training images. Retraining: Adam, batches of 500 warped images (1,000 for LeNet-300-100), the dense network as teacher, weights averaged."),
     "mlp": ("MLP 784-40-20-10, MNIST, one-shot", "Accuracy in per cent. Fisher: 1,000 labelled images; layer-wise: 5,000 unlabelled ones."),
     "resnet20": ("ResNet-20, CIFAR-10, one-shot", "Accuracy in per cent on 1,000 images; block convolutions only, batch norms refreshed."),
     "resnet56": ("ResNet-56, CIFAR-10, one-shot", "As above."),
