@@ -265,3 +265,16 @@ class Broken(nn.Linear):
 
     def forward(self, x):
         return super().forward(x) + "1"
+
+
+@pytest.mark.parametrize(
+    ("curvature", "labels"),
+    [("squared", "no labels"), ("sampled", "labels drawn from the model"), ("empirical", "the labels of the task")],
+)
+@pytest.mark.parametrize("method", ["obs", "block_fisher"])
+def test_receipts_say_which_labels_and_how_many_samples_were_used(method, curvature, labels):
+    task = sc.Task([(torch.randn(12, 6), torch.randint(0, 3, (12,)))], loss=on_labels)
+    how = {"each": 20} if method == "obs" else {}
+    pruned = sc.prune(net(), method, sparsity=0.5, task=task, curvature=curvature, **how)
+    assert f"({labels})" in pruned.report.method or f"({labels}, 12 samples)" in pruned.report.method
+    assert "12 samples" in pruned.report.method

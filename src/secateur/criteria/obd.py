@@ -24,6 +24,7 @@ from secateur.counting import check_number
 from secateur.curvatures.backward import recursive_diagonal
 from secateur.curvatures.class_axis import check_classes
 from secateur.curvatures.jacobians import CURVATURES, curvature_rows, parts_of
+from secateur.curvatures.outcomes import LABELS
 from secateur.curvatures.vetting import vetted
 from secateur.errors import NeedsTask, UnknownName
 from secateur.examples import leaving_no_trace
@@ -36,7 +37,6 @@ __all__ = ["Obd"]
 
 _OWN = ("hutchinson", "exact", "recursion", "levenberg")
 _CHUNK = 64
-_LABELS = {"squared": "no labels", "cross_entropy": "no labels", "sampled": "labels drawn from the model"}
 
 
 @final
@@ -83,7 +83,7 @@ class Obd:
             samples += size
             for name in total.keys() & found.keys():  # what is in no chain that gives the output changes nothing
                 total[name] += found[name].detach() * size
-        said = f"{_LABELS.get(self.diagonal, 'the labels of the task')}, {samples} samples"
+        said = f"{LABELS.get(self.diagonal, 'the labels of the task')}, {samples} samples"
         return Scores({n: (total[n] / samples).abs() * w.square() / 2 for n, w in weights.items()}, said=said)
 
     def _diagonals(self, model: nn.Module, targets: Targets, task: Task) -> Iterator[tuple[Mapping[str, Tensor], int]]:

@@ -20,8 +20,14 @@ from secateur.examples import leaving_no_trace
 from secateur.gates import examples_in
 from secateur.task import Task
 
-__all__ = ["NOTHING", "Outcome", "check_floor", "judged", "outcome_of"]
+__all__ = ["LABELS", "NOTHING", "Outcome", "check_floor", "judged", "outcome_of"]
 
+LABELS = {
+    "squared": "no labels",
+    "cross_entropy": "no labels",
+    "sampled": "labels drawn from the model",
+    "empirical": "the labels of the task",
+}
 _OF = {
     "squared": "half the squared change of the outputs",
     "cross_entropy": "cross-entropy against what it gave before",

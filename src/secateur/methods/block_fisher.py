@@ -24,6 +24,7 @@ from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.curvatures.class_axis import check_classes
 from secateur.curvatures.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
+from secateur.curvatures.outcomes import LABELS
 from secateur.errors import BadCalibration, BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
 from secateur.masks import Masks
@@ -125,7 +126,7 @@ class BlockFisher:
             student,
             example_inputs,
             task=task,
-            method=self._said(),
+            method=self._said(seen),
             settings=settings,
             notes=notes_on(student, masks),
         )
@@ -207,8 +208,8 @@ class BlockFisher:
 
         return choose
 
-    def _said(self) -> str:
+    def _said(self, samples: int) -> str:
         return (
-            f"network-wide second order, {self.solver!r} from {self.curvature!r} gradients of up to {self.samples} samples in {self.stages} "
+            f"network-wide second order, {self.solver!r} from {self.curvature!r} gradients of {samples} samples ({LABELS[self.curvature]}) in {self.stages} "
             f"stage(s), {describe(self.granularity)}, {describe(self.allocation)}, damping {self.damping:g}"
         )

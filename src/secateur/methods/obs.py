@@ -21,7 +21,7 @@ from secateur.controls import controls_of
 from secateur.counting import check_choice, check_number, check_progress, check_seed
 from secateur.curvatures.class_axis import check_classes
 from secateur.curvatures.jacobians import CURVATURES, curvature_rows, flat_weights, parts_of, unflattened_
-from secateur.curvatures.outcomes import NOTHING, Outcome, check_floor, judged, outcome_of
+from secateur.curvatures.outcomes import LABELS, NOTHING, Outcome, check_floor, judged, outcome_of
 from secateur.errors import BadSparsity, NeedsTask
 from secateur.granularities.unstructured import Unstructured
 from secateur.masks import Masks
@@ -245,6 +245,5 @@ class Obs:
         stops = [describe(self.allocation)] if self.allocation else []
         stops += [f"floor {self.floor:g}"] if self.floor is not None else []
         stops += [f"predicted rise up to {self.most_rise:g}"] if self.most_rise is not None else []
-        labels = "the task's labels" if self.curvature == "empirical" else "no labels"
         damping = "of a tenth of the mean diagonal" if self.alpha is None else f"{self.alpha:g}"
-        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({labels}, {samples} samples), damping {damping}, until {', '.join(stops)}"
+        return f"optimal brain surgeon, {self.each} at a time, curvature {self.curvature!r} ({LABELS[self.curvature]}, {samples} samples), damping {damping}, until {', '.join(stops)}"
