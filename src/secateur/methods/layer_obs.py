@@ -162,7 +162,7 @@ class LayerObs:
             pruned,
             example_inputs,
             task=task,
-            method=self._said(calibration),
+            method=self._said(calibration, done),
             settings={
                 "layers": done.rows,
                 "blocks": done.blocks,
@@ -237,10 +237,11 @@ class LayerObs:
         assert self.allocation is not None
         return counts_by_error(calibration, units, self.allocation)
 
-    def _said(self, calibration: Calibration) -> str:
+    def _said(self, calibration: Calibration, done: Done) -> str:
         labels = "labels weigh the errors of layers (Task.loss), nothing else" if calibration.labelled else "no labels"
+        most = max((row["samples"] for row in done.rows), default=0)
         refitted = ", survivors solved for jointly" if refits(self.solver, refit=self.refit) else ""
         return (
             f"layer-wise surgery, {self.solver}{refitted}, {describe(self.granularity)}, {describe(self.allocation)}, targets {self.targets!r}, "
-            f"damping {self.damping}, {len(calibration.batches)} batches, {labels}"
+            f"damping {self.damping}, {len(calibration.batches)} batches, up to {most:,} samples of a layer's inputs, {labels}"
         )
