@@ -6,7 +6,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.costs.energy import Energy
-from secateur.energy.systolic import SystolicArray, uses_of
+from secateur.energy.systolic import SystolicArray
+from secateur.energy.uses import uses_of
 
 
 def lenet():

@@ -10,7 +10,8 @@ from typing import Any, final
 
 from torch import nn
 
-from secateur.energy.systolic import SystolicArray, uses_of
+from secateur.energy.systolic import SystolicArray
+from secateur.energy.uses import uses_of
 from secateur.pricing import Part, Place
 
 __all__ = ["Energy"]
