@@ -5,14 +5,14 @@ and the same budget. ``stepwise``: narrow in four steps, training in between. ``
 return while it trains. ``from scratch``: a new network of the widths that stepwise Taylor found, and one of uniform widths, trained for
 as many steps as the dense network and the pruning had together. Accuracies are on the 10,000 test images.
 
-    python -m benchmarks.fashion            about 40 minutes
+    python -m benchmarks.fashion            about an hour a budget, three seeds
 """
 
 import copy
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -154,7 +154,7 @@ def cases_of(share: float, found: Callable[[str], tuple[int, ...]]) -> Iterator[
     yield "from scratch, uniform widths", lambda b: b.scratch(b.uniform(budget))
 
 
-def rows_of(bench: Bench, before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def rows_of(bench: Bench, shares: Iterable[float], before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """All rows of one seed but those that were there ``before``."""
     whole, rows = sc.profile(bench.model, EXAMPLE).macs, {(r["method"], r["share"]): r for r in before}
 
@@ -170,7 +170,7 @@ def rows_of(bench: Bench, before: list[dict[str, Any]]) -> Iterator[dict[str, An
         yield row("dense", 1.0, bench.model)
     if ("dense, trained on", 1.0) not in rows:
         yield row("dense, trained on", 1.0, bench.longer())
-    for share in SHARES:
+    for share in shares:
         for method, make in cases_of(share, lambda name, share=share: tuple(rows[name, share]["widths"])):  # type: ignore[misc]
             if (method, share) not in rows:
                 yield row(method, share, make(bench))
@@ -201,6 +201,7 @@ def section(found: dict[str, Any]) -> str:
 def main() -> None:
     """Train, prune, measure, record."""
     parser = options(__doc__)
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="budgets (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -211,7 +212,7 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if args.keep and path.exists() else []
     for seed in range(1 if args.quick else args.seeds):
         bench = Bench.of(data, seed, dense_steps, steps)
-        for found in rows_of(bench, [row for row in rows if row["seed"] == seed]):
+        for found in rows_of(bench, args.shares, [row for row in rows if row["seed"] == seed]):
             rows.append(found)
             print(found, flush=True)
             if not args.quick:

@@ -52,7 +52,7 @@ def task_of(network: networks.Network) -> sc.Task:
 
 
 def pruned(network: networks.Network, case: tuple[str, str, bool], share: float, curves: dict[str, Any]) -> nn.Module:
-    """The narrowed network of a row."""
+    """The narrowed network of a row; curves are measured once a network."""
     method, scope, repair = case
     if scope == "curves" and method not in curves:
         curves[method] = sc.sensitivity(
@@ -112,16 +112,18 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[word] for word in ("network", "method", "scope", "repair", "share"))
 
 
-def rows_of(name: str, network: networks.Network, seeds: int, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """The dense row, ours, and the peer's; without those that are done."""
+def rows_of(
+    name: str, network: networks.Network, seeds: int, done: set[tuple[Any, ...]], methods: set[str]
+) -> Iterator[dict[str, Any]]:
+    """The dense row, ours, and the peer's; without those that are done; of some ``methods``, or (none given) all."""
     dense = {"network": name, "method": "dense", "scope": "", "repair": False, "share": 1.0, "macs": 1.0}
     if key(dense) not in done:
         yield dense | judged(network, network.model)
-    whole, curves = sc.profile(network.model, network.example).macs, {}
+    whole, known = sc.profile(network.model, network.example).macs, dict[str, Any]()
     peers = [
         (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
     ]
-    for case in (*CASES, *peers):
+    for case in (case for case in (*CASES, *peers) if not methods or case[0] in methods):
         for share in network.shares:
             row = {"network": name, "method": case[0], "scope": case[1], "repair": case[2], "share": share}
             if key(row) in done:
@@ -129,7 +131,7 @@ def rows_of(name: str, network: networks.Network, seeds: int, done: set[tuple[An
             begun = time.perf_counter()
             try:
                 how = peer.pruned if case[0].startswith("torch_pruning") else pruned
-                thin = how(network, case, share, curves)
+                thin = how(network, case, share, known)
             except Exception as error:  # noqa: BLE001  what fails is a row too
                 yield row | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
                 break
@@ -147,6 +149,11 @@ def parse() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--only", default=",".join(NAMES), help="networks, separated by commas")
+    parser.add_argument(
+        "--methods",
+        default="",
+        help="only these, separated by commas; the rows are to be compared with the record: use --out",
+    )
     parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
     parser.add_argument("--table", action="store_true", help="print the tables of the results")
     return parser.parse_args()
@@ -167,7 +174,8 @@ def main() -> None:
             fetch(args.weights)
         rows = [row for row in rows if args.keep or row["network"] != name]
         network = networks.make(name, args.weights, quick=args.quick)
-        for row in rows_of(name, network, 1 if args.quick else args.seeds, {key(row) for row in rows}):
+        seeds, methods = 1 if args.quick else args.seeds, set(filter(None, args.methods.split(",")))
+        for row in rows_of(name, network, seeds, {key(row) for row in rows}, methods):
             rows.append(row)
             print({k: v for k, v in row.items() if k != "network"}, flush=True)
             if not args.quick:
