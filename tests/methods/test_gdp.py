@@ -518,3 +518,19 @@ def test_misuse_is_named():
     third.finish()
     assert not more._optimizer_step_pre_hooks
     assert not more._optimizer_step_post_hooks
+
+
+def test_a_second_run_waits_for_the_first():
+    model, optimizer, run = started(GDP(sparsity=0.5, every=3, batches=2, end_step=9))
+    with pytest.raises(sc.errors.BadSchedule, match="serves a run that is not finished"):
+        GDP(sparsity=0.5, every=3, batches=2, end_step=9).start(model, optimizer, example_inputs=X)
+    run.release()
+    again = GDP(sparsity=0.5, every=3, batches=2, end_step=9).start(model, optimizer, example_inputs=X)
+    advance(model, optimizer, again, batches(9))
+    assert not any("run.step() was called" in note for note in again.finish().report.notes)
+
+
+def test_steps_that_nobody_took_are_told():
+    model, optimizer, run = started(GDP(sparsity=0.5, every=6, batches=4, end_step=12))
+    advance(model, optimizer, run, batches(6), each=run.step)
+    assert any("run.step() was called 12 times, but the optimizer took 6 steps" in n for n in run.finish().report.notes)

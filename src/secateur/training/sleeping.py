@@ -15,6 +15,7 @@ stay true. Were the unit's own weights masked, its bias, or batch norm, would st
 would be exactly 0, and with it every gradient that could bring the unit back: ReLU'(0) = 0.
 """
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from secateur.coupling import Coupling
 from secateur.coupling.channels import Channels
-from secateur.errors import WrongModel
+from secateur.errors import BadSchedule, WrongModel
 from secateur.gates import Place
 from secateur.graphs import copied
 from secateur.layers import facts_of
@@ -32,6 +33,7 @@ from secateur.training.attached import closure_in, with_closure
 
 __all__ = ["Sleep", "reading_places"]
 
+_SERVING: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers around whose steps weights are put back
 Places = dict[str, dict[Place, Tensor]]  # group to where it is masked: indices ``[units, entries]`` by place
 
 
@@ -90,7 +92,7 @@ class Sleep:
     Args:
         model: the module in training.
         places: where every group is masked; see `reading_places`.
-        optimizer: its optimizer.
+        optimizer: its optimizer, which serves no other run.
         pace: the part of each step that sleeping weights take; 1: all of it, 0: they rest, None: one by the number of units that sleep in
             their group.
     """
@@ -100,6 +102,7 @@ class Sleep:
         names = dict.fromkeys(name for group in places.values() for name, _ in group)
         self._parameters = {name: model.get_parameter(name) for name in names}
         self._check(optimizer)
+        self._optimizer, self.steps = optimizer, 0
         self.keep = {
             key: torch.ones(len(next(iter(group.values()))), dtype=torch.bool) for key, group in places.items()
         }
@@ -108,8 +111,9 @@ class Sleep:
         self._asleep: dict[str, Tensor] = {}
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: self._put_masked()),
+            optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
+        _SERVING.add(optimizer)
 
     def fall_asleep(self, keep: Mapping[str, Tensor]) -> None:
         """Let every unit sleep that ``keep`` (group to ``[units]``) does not name."""
@@ -147,6 +151,7 @@ class Sleep:
         """Let go of the optimizer; weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
+        _SERVING.discard(self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Who sleeps, and the whole weights."""
@@ -190,6 +195,10 @@ class Sleep:
 
         return masked
 
+    def _after_step(self) -> None:
+        self.steps += 1
+        self._put_masked()
+
     @torch.no_grad()
     def _put_whole(self) -> None:
         for name, whole in (self._whole or {}).items():
@@ -216,6 +225,11 @@ class Sleep:
             _fill_(self._asleep, sleeping, True)
 
     def _check(self, optimizer: Any) -> None:
+        if optimizer in _SERVING:
+            raise BadSchedule(
+                "this optimizer serves a run that is not finished, whose units sleep: call finish() or release() of that run first, or "
+                "make a new optimizer"
+            )
         trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
         for key, group in self.places.items():
             if not any(id(self._parameters[name]) in trained for name, _ in group):

@@ -85,6 +85,7 @@ class Turnover:
         self.model, self.optimizer, self.channels, self.calendar = model, optimizer, channels, calendar
         self.choose, self.judge, self.memory = choose, judge, memory
         self.steps, self.left, self.returned = 0, 0, 0
+        self._counted = 0  # since this run was made, or loaded
         self.history: list[dict[str, int]] = []
         self.scores: dict[str, Tensor] = {}
         self.hold: Hold | None = None  # once masks are fixed
@@ -95,7 +96,7 @@ class Turnover:
 
     def step(self) -> None:
         """Count an optimizer step; begin to listen, renew the masks or fix them, if it is time."""
-        self.steps += 1
+        self.steps, self._counted = self.steps + 1, self._counted + 1
         if self.hold is None:
             if self.calendar.renews_at(self.steps):
                 self._renew()
@@ -173,5 +174,15 @@ class Turnover:
 
     def _fix(self) -> None:
         self.sleep.wake()
+        self._compare()
         self.release()
         self.hold = hold(self.model, self.masks, self.optimizer)
+
+    def _compare(self) -> None:
+        """Say so if steps were counted that nobody took; a scaler of gradients leaves out a few."""
+        if self._counted > 1.1 * self.sleep.steps + 2:
+            self.said = (
+                *self.said,
+                f"run.step() was called {self._counted} times, but the optimizer took {self.sleep.steps} steps: masks were renewed too early; "
+                "call it once after every optimizer.step()",
+            )
