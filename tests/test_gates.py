@@ -135,3 +135,76 @@ def test_examples():
     assert examples_in((torch.zeros(5, 2), torch.zeros(5))) == 5
     assert examples_in({"ids": torch.zeros(3, 7)}) == 3
     assert examples_in(None) == 1
+
+
+class Sequences(nn.Module):
+    """Attention and a recurrent layer: their weights read channels where no hook sees it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first = nn.Linear(5, 8)
+        self.inner = (
+            nn.LSTM(8, 6, batch_first=True) if kind == "lstm" else nn.MultiheadAttention(8, 2, batch_first=True)
+        )
+        self.head = nn.Linear(6 if kind == "lstm" else 8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.inner(x)[0] if isinstance(self.inner, nn.LSTM) else self.inner(x, x, x, need_weights=False)[0]
+        return self.head(x.mean(1))
+
+
+def gates_of(model, batches, loss):
+    found = list(gate_gradients(model, targets_of(model), sc.Task(batches, loss=loss), "a test"))
+    return {place: torch.cat([gates[place] for gates in found], 1) for place in found[0]}
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_weights_inside_of_layers_know_every_example(kind):
+    torch.manual_seed(3)
+    model, x, y = Sequences(kind).eval(), torch.randn(6, 4, 5), torch.randint(0, 3, (6,))
+
+    def loss(m, b):
+        return cross_entropy(m(b[0]), b[1])
+
+    whole = gates_of(model, [(x, y)], loss)
+    for size in (1, 4):
+        parts = gates_of(model, list(zip(x.split(size), y.split(size), strict=True)), loss)
+        assert parts.keys() == whole.keys()
+        for place, gates in whole.items():
+            torch.testing.assert_close(parts[place], gates, rtol=1e-4, atol=1e-6)
+    name = "inner.weight_hh_l0" if kind == "lstm" else "inner.out_proj.weight"
+    assert float(whole[name, 1].std(1).min()) > 0
+    weight = model.get_parameter(name)
+    for n in range(6):
+        (gradient,) = torch.autograd.grad(loss(model, (x[n : n + 1], y[n : n + 1])), weight)
+        torch.testing.assert_close(whole[name, 1][:, n], (gradient * weight).sum(0).detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_losses_that_compare_examples_give_all_the_same(breaks):
+    torch.manual_seed(3)
+    model, x = Sequences("attention").eval(), torch.randn(6, 4, 5)
+
+    def loss(m, b):
+        out = m(b)
+        if breaks and len(b) == 1:
+            raise ValueError("nothing to compare")
+        return (out @ out.t()).square().mean()
+
+    gates = gates_of(model, [x], loss)["inner.out_proj.weight", 1]
+    assert gates.shape == (8, 6)
+    assert torch.equal(gates, gates[:, :1].expand(-1, 6))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+@pytest.mark.parametrize("method", ["fisher", "taylor_map"])
+def test_what_is_pruned_does_not_depend_on_the_size_of_batches(method, kind):
+    torch.manual_seed(4)
+    model, x, y = Sequences(kind).eval(), torch.randn(12, 4, 5), torch.randint(0, 3, (12,))
+    kept = []
+    for size in (1, 5, 12):
+        task = sc.Task(list(zip(x.split(size), y.split(size), strict=True)), lambda m, b: cross_entropy(m(b[0]), b[1]))
+        pruned = sc.prune(model, method, granularity="channel", sparsity=0.4, example_inputs=x[:1], task=task)
+        kept.append([(group.name, group.kept) for group in pruned.report.groups])
+    assert kept[0] == kept[1] == kept[2]

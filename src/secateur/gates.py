@@ -7,11 +7,13 @@ Imagine a factor g = 1 on every channel where it is read. A channel that leaves 
 x_j all elements of the reader's input that belong to channel j. At the readers the gate is exact for everything that can leave:
 through a batch norm and an activation, through a residual stream (each block reads it), through flattening. For a layer that is
 linear in its input the same number is <dL/dW_j, W_j>, summed over the batch (Molchanov et al. 2019, section 3.2, on gates): that is
-used where a layer is not called as a module (inside attention, recurrent cells), and all examples then share it.
+used where a layer is not called as a module (inside attention, recurrent cells), for one example after the other. Examples share the
+mean where a batch cannot be taken apart, or its loss is no mean over examples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.curvatures.singles import singles_of
 from secateur.errors import NeedsTask
 from secateur.gradients import evaluating
 from secateur.layers import facts_of
@@ -100,10 +103,9 @@ def gate_gradients(model: nn.Module, targets: Targets, task: Task | None, who: s
                 value = loss(model, batch)
             flows = [(module, x) for module, x in seen if x.requires_grad]
             silent = _not_called(model, targets, {readers[module] for module, _ in seen})
-            wanted = [x for _, x in flows] + [weight for _, weight in silent]
-            gradients = _gradients(value, wanted)
-            gates = _of_flows(readers, flows, gradients[: len(flows)], examples_in(batch))
-            yield gates | _of_weights(silent, gradients[len(flows) :], examples_in(batch))
+            gates = _of_flows(readers, flows, _gradients(value, [x for _, x in flows]), examples_in(batch))
+            with evaluating(model), torch.enable_grad():
+                yield gates | _of_weights(silent, partial(loss, model), batch)
 
 
 def _gradients(value: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
@@ -143,13 +145,37 @@ def _of_flows(
     return found
 
 
-def _of_weights(
-    silent: list[tuple[Place, Tensor]], gradients: tuple[Tensor, ...], examples: int
+def _of_weights(silent: list[tuple[Place, Tensor]], loss: Callable[[Any], Tensor], batch: Any) -> dict[Place, Tensor]:
+    """``<dL/dW_j, W_j>`` of every example, ``[channels, examples]``; all share the mean where they cannot be told apart."""
+    if not silent:
+        return {}
+    value = loss(batch)
+    mean = {place: gate.unsqueeze(1).expand(-1, examples_in(batch)) for place, gate in _of_one(silent, value).items()}
+    return _of_each(silent, loss, batch, value.detach()) or mean
+
+
+def _of_each(
+    silent: list[tuple[Place, Tensor]], loss: Callable[[Any], Tensor], batch: Any, mean: Tensor
 ) -> dict[Place, Tensor]:
+    """Nothing where the batch cannot be taken apart, or ``mean`` is not the mean of its examples' losses."""
+    values, columns = [], []
+    try:
+        singles = singles_of(batch, "a gate")
+        for k in range(singles.count):
+            value = loss(singles.one(k))
+            columns.append(_of_one(silent, value))
+            values.append(value.detach())
+    except (NeedsTask, RuntimeError, ValueError, IndexError):  # a loss that compares examples, say
+        return {}
+    if not torch.allclose(torch.stack(values).mean(), mean, rtol=1e-3, atol=1e-6):
+        return {}
+    return {place: torch.stack([column[place] for column in columns], 1) for place, _ in silent}
+
+
+def _of_one(silent: list[tuple[Place, Tensor]], value: Tensor) -> dict[Place, Tensor]:
     found = {}
-    for (place, weight), gradient in zip(silent, gradients, strict=True):
-        gate = (weight.detach().float() * gradient.float()).movedim(place[1], 0).flatten(1).sum(1)
-        found[place] = gate.unsqueeze(1).expand(-1, examples)
+    for (place, weight), gradient in zip(silent, _gradients(value, [weight for _, weight in silent]), strict=True):
+        found[place] = (weight.detach().float() * gradient.float()).movedim(place[1], 0).flatten(1).sum(1)
     return found
 
 
