@@ -42,6 +42,9 @@ def test_reading(text, cost, amount, relative):
         ("latency:8MB", "MB is no unit"),
         ("params:0", "nothing at all"),
         ("macs:-5%", "write cost:amount"),
+        ("macs:1.2.3%", "write cost:amount"),
+        ("macs:.%", "write cost:amount"),
+        ("params:1e400", "write cost:amount"),
     ],
 )
 def test_refusing(text, match):

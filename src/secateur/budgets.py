@@ -1,5 +1,6 @@
 """Budgets in words: ``"macs:50%"``, ``"params:1M"``, ``"bytes:2MB"``, ``"latency:8ms"``."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import final
@@ -57,12 +58,12 @@ class Budget:
         >>> Budget.of("macs:50%"), Budget.of("params:1.5M", {"params": ""})
         (Budget(cost='macs', amount=0.5, relative=True), Budget(cost='params', amount=1500000.0, relative=False))
         """
-        found = re.fullmatch(r"\s*([\w.:-]*?\w)\s*:\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([%\wµ]*)\s*", text)
-        if found is None:
+        found = re.fullmatch(r"\s*([\w.:-]*?\w)\s*:\s*(\d+\.?\d*|\.\d+)((?:[eE][+-]?\d+)?)\s*([%\wµ]*)\s*", text)
+        if found is None or math.isinf(float(found[2] + found[3])):
             raise UnknownName(
                 f"budget={text!r} is not understood; write cost:amount, e.g. 'macs:50%', 'params:1M', 'latency:8ms'"
             )
-        cost, number, suffix = found[1], float(found[2]), found[3]
+        cost, number, suffix = found[1], float(found[2] + found[3]), found[4]
         if suffix == "%":
             if not 0 < number <= 100:
                 raise UnknownName(f"budget={text!r} is not between 0 % and 100 % of what the dense model costs")

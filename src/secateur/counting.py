@@ -13,6 +13,7 @@ __all__ = [
     "check_progress",
     "check_seed",
     "check_sparsity",
+    "is_count",
     "kept_of",
     "lookup_per_layer",
     "share_out",
@@ -44,6 +45,15 @@ def check_choice(name: str, value: object, words: Sequence[object], also: str = 
     """
     if value not in words:
         raise UnknownName(f"{name}={value!r} is not known: use {also}{' or '.join(map(repr, words))}")
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number, and no truth value.
+
+    >>> is_count(3), is_count(2.5), is_count(True)
+    (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: object, least: float, *, whole: bool = False, above: bool = False) -> None:

@@ -23,10 +23,15 @@ def check_words(model: Any, budget: Any, task: Any = None) -> None:
     """
     if not isinstance(model, nn.Module):
         raise WrongModel(f"{type(model).__name__} is no model: pass a torch.nn.Module")
-    if budget is not None and not isinstance(budget, str):
-        raise UnknownName(f"budget={budget!r} must say of what: e.g. 'macs:50%', 'params:1M', 'latency:8ms'")
+    if budget is not None:
+        _check_budget(budget)
     if task is not None and not isinstance(task, Task):
         raise NeedsTask(f"task= is {type(task).__name__}: pass task=sc.Task(batches, loss=..., evaluate=...)")
+
+
+def _check_budget(budget: Any) -> None:
+    if not isinstance(budget, str):
+        raise UnknownName(f"budget={budget!r} must say of what: e.g. 'macs:50%', 'params:1M', 'latency:8ms'")
 
 
 def check_units(*, round_to: int = 1, min_kept: int = 0) -> None:
@@ -80,6 +85,7 @@ def share_of(sparsity: float | None, budget: str | None, scope: str, min_kept: i
             f"may cost, e.g. 'macs:50%'); {given}"
         )
     if budget is not None:
+        _check_budget(budget)
         return limit_of(budget, scope, min_kept=min_kept)
     assert sparsity is not None
     return allocation_of(scope, sparsity, min_kept=min_kept)

@@ -8,7 +8,7 @@ from torch import nn
 import secateur as sc
 from secateur.coupling import rule
 from secateur.coupling.dyeing import RULES
-from secateur.errors import UnknownName, UnknownOperation
+from secateur.errors import UnknownName, UnknownOperation, WrongModel
 
 
 def convnet():
@@ -274,7 +274,7 @@ class TestUntouched:
     def test_also_when_the_model_raises(self):
         model = convnet().train()
         state = torch.get_rng_state()
-        with pytest.raises(RuntimeError):
+        with pytest.raises(WrongModel, match=r"did not run on example_inputs \[1, 5, 8, 8\] float32"):
             sc.couple(model, torch.zeros(1, 5, 8, 8))
         assert type(model[0].out_channels) is int
         assert model[0].training

@@ -1,6 +1,7 @@
 """GDP: the update by hand, the score by autograd, units that leave and come back, and resuming bit for bit."""
 
 import copy
+import gc
 import io
 
 import pytest
@@ -493,8 +494,14 @@ def test_refusals_leave_no_hook():
     assert not optimizer._optimizer_step_post_hooks
     with pytest.raises(sc.errors.BadSchedule, match="1 <= batches < every"):
         GDP(sparsity=0.5, every=5, batches=5)
-    with pytest.raises(sc.errors.BadSchedule, match="memory=1 must be"):
-        GDP(sparsity=0.5, memory=1)
+    for wrong in ({"every": 10.5}, {"batches": True}, {"warmup": "a"}):
+        with pytest.raises(sc.errors.BadSchedule, match="needs whole numbers"):
+            GDP(sparsity=0.5, **wrong)
+    for memory in (1, "a"):
+        with pytest.raises(sc.errors.BadSchedule, match=f"memory={memory} must be"):
+            GDP(sparsity=0.5, memory=memory)
+    with pytest.raises(sc.errors.UnknownName, match="must say of what"):
+        GDP(budget=0.5, end_step=90).start(model, optimizer, example_inputs=X)
 
 
 def test_misuse_is_named():
@@ -521,13 +528,30 @@ def test_misuse_is_named():
 
 
 def test_a_second_run_waits_for_the_first():
-    model, optimizer, run = started(GDP(sparsity=0.5, every=3, batches=2, end_step=9))
-    with pytest.raises(sc.errors.BadSchedule, match="serves a run that is not finished"):
-        GDP(sparsity=0.5, every=3, batches=2, end_step=9).start(model, optimizer, example_inputs=X)
+    method = GDP(sparsity=0.5, every=3, batches=2, end_step=9)
+    model, optimizer, run = started(method)
+    for other in (optimizer, OPTIMIZERS["adam"](model.parameters())):
+        with pytest.raises(sc.errors.BadSchedule, match="in a run that is not finished"):
+            method.start(model, other, example_inputs=X)
     run.release()
-    again = GDP(sparsity=0.5, every=3, batches=2, end_step=9).start(model, optimizer, example_inputs=X)
+    again = method.start(model, optimizer, example_inputs=X)
     advance(model, optimizer, again, batches(9))
     assert not any("run.step() was called" in note for note in again.finish().report.notes)
+
+
+def test_a_run_that_is_dropped_lets_go():
+    method = GDP(sparsity=0.5, every=10, batches=3, end_step=40)
+    model, optimizer, run = started(method)
+    advance(model, optimizer, run, batches(8))
+    assert run.listening
+    del run
+    gc.collect()
+    assert not optimizer._optimizer_step_pre_hooks
+    before = copy.deepcopy(model.state_dict())
+    model(X).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
+    method.start(model, optimizer, example_inputs=X).release()
 
 
 def test_steps_that_nobody_took_are_told():

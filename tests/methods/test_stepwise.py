@@ -188,7 +188,13 @@ def test_refusals():
 
     with pytest.raises(sc.errors.BadSchedule, match="at least one step"):
         Stepwise(sparsity=0.5, steps=0)
+    for steps in (2.5, True):
+        with pytest.raises(sc.errors.BadSchedule, match="whole numbers"):
+            Stepwise(sparsity=0.5, steps=steps)
+    with pytest.raises(sc.errors.BadSparsity, match="min_score='a'"):
+        Stepwise(sparsity=0.5, min_score="a")
     for wrong, error in [
+        (Stepwise(budget=0.5), sc.errors.UnknownName),
         (Stepwise(sparsity=0.5, min_score=0.9), sc.errors.NeedsTask),
         (Stepwise(budget="params:3"), sc.errors.OverBudget),
         (Stepwise(), sc.errors.BadSparsity),
@@ -202,3 +208,13 @@ def test_refusals():
         Stepwise(sparsity=0.5)(model, never)
     with pytest.raises(sc.errors.WrongModel, match="in place"):
         Stepwise(sparsity=0.5)(model, lambda m, _: copy.deepcopy(m), example_inputs=x)
+
+
+def test_goals_that_the_criterion_cannot_reach_are_refused_before_training():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64))
+
+    def never(m, step):
+        raise AssertionError
+
+    with pytest.raises(sc.errors.OverBudget, match="says nothing about 1 of 2 groups"):
+        Stepwise(criterion="bn_scale", budget="params:40%")(model, never, example_inputs=torch.randn(3, 4))

@@ -39,6 +39,23 @@ def test_met_from_below_and_near(cost, share, scope):
     assert 0.98 * share * dense <= now <= share * dense
 
 
+def test_inputs_count_without_what_they_are_cut_from():
+    images = torch.randn(500, 3, 16, 16)
+    dense, alone = (PeakMemory().measure([convnet()], x)[0] for x in (images[:1], images[:1].clone()))
+    assert dense == alone
+    pruned = sc.prune(convnet(), budget="peak_memory:60%", granularity="channel", example_inputs=images[:1])
+    assert 0.58 * dense <= PeakMemory().measure([pruned.model], images[:1])[0] <= 0.6 * dense
+
+
+def test_the_receipt_of_a_small_file_says_that_its_size_is_estimated():
+    notes = {
+        budget: " ".join(sc.prune(convnet(), budget=budget, granularity="channel", example_inputs=IMAGE).report.notes)
+        for budget in ("bytes:40kB", "bytes:150kB")
+    }
+    assert "is estimated" in notes["bytes:40kB"]
+    assert "is estimated" not in notes["bytes:150kB"]
+
+
 def test_bytes_of_the_file(tmp_path):
     model = convnet()
     pruned = sc.prune(model, budget="bytes:150kB", granularity="channel", example_inputs=IMAGE)
@@ -121,6 +138,13 @@ class TestRefusals:
         with pytest.raises(OverBudget) as refused:
             sc.prune(convnet(), budget=budget, granularity="channel", example_inputs=IMAGE)
         assert ("header of the file" in str(refused.value)) == said
+
+    def test_groups_without_scores_are_named(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 64), nn.Linear(64, 5)
+        )
+        with pytest.raises(OverBudget, match=r"says nothing about 1 of 2 groups, which stay whole"):
+            sc.prune(model, "bn_scale", budget="params:3%", granularity="channel", example_inputs=IMAGE)
 
     def test_all_fits(self):
         pruned = sc.prune(convnet(), budget="params:100%", granularity="channel", example_inputs=IMAGE)

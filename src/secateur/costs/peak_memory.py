@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.examples import Example, device_of, leaving_no_trace, run
 from secateur.layers import facts_of
@@ -78,7 +78,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _peak(model: nn.Module, example_inputs: Any) -> int:
-    example = Example.of(example_inputs, device_of(model))
+    example = _compact(Example.of(example_inputs, device_of(model)))
     own = [*model.parameters(), *model.buffers(), *(t for t in tree_leaves(example) if isinstance(t, Tensor))]
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in own if t.layout == torch.strided}
     watch = _Watch(sum(storages.values()), set(storages))
@@ -90,6 +90,11 @@ def _peak(model: nn.Module, example_inputs: Any) -> int:
     with leaving_no_trace(model):
         run(model, example, call)
     return watch.peak
+
+
+def _compact(example: Example) -> Example:
+    """Inputs that hold nothing else: ``images[:1]`` would count with all images."""
+    return tree_map_only(Tensor, lambda t: t.detach().clone(), example)  # type: ignore[no-any-return]
 
 
 def _made(model: nn.Module, example_inputs: Any) -> dict[tuple[str, int], float]:

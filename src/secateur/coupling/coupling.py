@@ -15,7 +15,8 @@ from secateur.coupling.running import results_of, run
 from secateur.coupling.settling import hold_lonely, settle, settle_by_trial
 from secateur.coupling.sizes import Sizes
 from secateur.errors import UnknownName, UnknownOperation
-from secateur.examples import plain_attention
+from secateur.examples import Example, leaving_no_trace, plain_attention
+from secateur.examples import run as run_on
 from secateur.gradients import evaluating
 from secateur.graphs import as_graph, batch_of
 from secateur.layers import facts_of
@@ -54,6 +55,7 @@ def couple(
 
     Raises:
         UnknownOperation: an operation that is not PyTorch's own has no rule, or one that holds everything; the message says which rule to add.
+        WrongModel: the model does not run on the example.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> for group in couple(net, torch.zeros(1, 3, 8, 8)).groups():
@@ -116,7 +118,10 @@ def _couple(
     sizes = Sizes(dye)
     generator = torch.get_rng_state()
     try:
-        with torch.no_grad(), evaluating(model), _plain_kernels(classes), dye.watching(model), sizes.tracing(model):
+        with (
+            _telling_what_does_not_run(classes, example_inputs), torch.no_grad(), evaluating(model), _plain_kernels(classes),
+            dye.watching(model), sizes.tracing(model),
+        ):  # fmt: skip
             with sizes, dye:
                 out = run(model, example_inputs)
             out = [out, _run_as_in_training(dye, sizes, model, example_inputs)]
@@ -133,6 +138,17 @@ def _couple(
     if dye.unknown and not found.groups():
         raise UnknownOperation(dye.unknown)
     return found
+
+
+@contextmanager
+def _telling_what_does_not_run(model: nn.Module, example_inputs: Any) -> Iterator[None]:
+    """An error of the model's own on this example is told as such."""
+    try:
+        yield
+    except Exception:
+        with leaving_no_trace(model):
+            run_on(model, Example.of(example_inputs))
+        raise
 
 
 def _run_as_in_training(dye: Dye, sizes: Sizes, model: nn.Module, example_inputs: Any) -> Any:

@@ -29,6 +29,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from secateur.counting import is_count
 from secateur.coupling.channels import Channels
 from secateur.errors import BadSchedule
 from secateur.limits import check_units, share_of
@@ -86,16 +87,17 @@ class GDP:
 
     def __post_init__(self) -> None:
         check_units(round_to=self.round_to, min_kept=self.min_kept)
-        if not 1 <= self.batches < self.every or self.warmup < 0:
+        whole = all(map(is_count, (self.every, self.batches, self.warmup)))
+        if not whole or not 1 <= self.batches < self.every or self.warmup < 0:
             raise BadSchedule(
-                f"every={self.every}, batches={self.batches}, warmup={self.warmup}: needs 1 <= batches < every, since those steps train "
+                f"every={self.every}, batches={self.batches}, warmup={self.warmup}: needs whole numbers, 1 <= batches < every, since those steps train "
                 "nothing, and warmup >= 0"
             )
         if self.pace is not None and not (isinstance(self.pace, int | float) and 0 <= self.pace <= 1):
             raise BadSchedule(
                 f"pace={self.pace} must be in [0, 1], the part of each step that units take while they are out, or None: they share one"
             )
-        if not 0 <= self.memory < 1:
+        if not isinstance(self.memory, int | float) or not 0 <= self.memory < 1:
             raise BadSchedule(
                 f"memory={self.memory} must be in [0, 1): the part of the old scores that stays, e.g. 0.7"
             )

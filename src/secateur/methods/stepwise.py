@@ -8,16 +8,17 @@ Scores are taken anew in every step, from a network that has recovered from the 
 steps add up to one `Structure` and one set of masks on the names and shapes of the network that went in.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
-import torch
 from torch import nn
 
 from secateur.activations import run_batch
 from secateur.budgets import Budget
+from secateur.counting import check_number, is_count
 from secateur.coupling import Coupling
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
@@ -80,8 +81,10 @@ class Stepwise:
 
     def __post_init__(self) -> None:
         check_units(round_to=self.round_to, min_kept=self.min_kept)
-        if self.steps < 1:
-            raise BadSchedule(f"Stepwise(steps={self.steps}) needs at least one step")
+        if not is_count(self.steps) or self.steps < 1:
+            raise BadSchedule(f"Stepwise(steps={self.steps!r}) needs at least one step, in whole numbers")
+        if self.min_score is not None:
+            check_number("min_score", self.min_score, -math.inf)
 
     def __call__(
         self,
@@ -130,7 +133,6 @@ class _Walk:
         self.share = share_of(method.sparsity, method.budget, method.scope, method.min_kept)
         self.units = self.left = sum(group.units for group in self.coupling.groups())
         self.dense = self._cost(model)
-        self._rehearse()
         self.student, self.structure = model, Structure()
         self.history: list[dict[str, Any]] = []
 
@@ -173,17 +175,12 @@ class _Walk:
         method = self.method
         return coupled(model, self.example_inputs, ignore=self.ignore, heads=method.heads, norms=method.norms)
 
-    def _rehearse(self) -> None:
-        """What cannot be reached in the end is refused now, not several trainings later."""
-        channels = Channels(groups=self.coupling.groups())
-        values = {name: self.model.get_parameter(name).detach() for name in members_of(self.coupling, self.model)}
-        alike = {channels.key(group): torch.ones(group.units) for group in channels.groups}
-        self._plan(self.model, self.coupling, channels.scores_of(alike, values), self.share)
-
     def _choose(self, number: int, coupling: Coupling) -> tuple[Masks, float]:
         """The masks of a step, and what it asked for: a cost, or a sparsity of the whole."""
         members = members_of(coupling, self.student)
         scores = replace(self.criterion(self.student, members, self.task), facts=members)
+        if number == 1:  # a rehearsal: what cannot be reached in the end is refused now, not several trainings later
+            self._plan(self.model, coupling, scores, self.share)
         share, asked = self._share(number, sum(group.units for group in coupling.groups()))
         masks, _ = self._plan(self.student, coupling, scores, share)
         return masks, asked

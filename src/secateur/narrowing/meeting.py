@@ -33,6 +33,7 @@ __all__ = ["Aims", "Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
 
 _ROUNDS = 12
 _SLACK = {"ms": 0.02}  # a clock is not surer than that, by unit
+_SMALL_FILE = 60_000  # bytes; what is estimated of a header is more than 2 % of it
 _EXACT = 1e-4  # what is counted is near enough so far below the limit
 
 
@@ -92,10 +93,12 @@ class Met:
     limit: float
     cost: float
 
-    def _why(self, unit: str) -> str:
+    def _why(self, name: str, unit: str) -> str:
         """Why it costs less than it might."""
         if self.masks.kept == self.masks.total:
             return "; the dense model keeps that as it is"
+        if name == "bytes" and self.limit < _SMALL_FILE:
+            return "; of so small a file this receipt in its header is a good part, and is estimated: the file is rather smaller"
         short = unit != "ms" and self.cost < 0.95 * self.limit
         return "; what leaves together is too large for more to stay" if short else ""
 
@@ -104,7 +107,7 @@ class Met:
         return (
             f"Budget: at most {spelled(self.limit, unit)} {name} were asked for ({self.limit / self.dense:.1%} of the dense model's "
             f"{spelled(self.dense, unit)}), {spelled(self.cost, unit)} are left ({self.cost / self.dense:.1%})"
-            f"{self._why(unit)}"
+            f"{self._why(name, unit)}"
         )
 
 

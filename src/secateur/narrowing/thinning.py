@@ -14,7 +14,7 @@ from secateur.allocations.rounded import Rounded
 from secateur.coupling import Coupling, couple
 from secateur.coupling.census import groups_of, held_of
 from secateur.coupling.channels import Channels
-from secateur.errors import NeedsTask, NothingToPrune, WrongModel
+from secateur.errors import NeedsTask, NothingToPrune, OverBudget, WrongModel
 from secateur.facts import LayerFacts
 from secateur.graphs import copied
 from secateur.masks import Masks
@@ -107,7 +107,12 @@ def choose(
     """
     silent = _unjudged(coupling, scores) if unjudged else ()
     if isinstance(allocation, Limit):
-        met = meet(model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=round_to)
+        try:
+            met = meet(model, coupling, scores, within=allocation, example_inputs=example_inputs, round_to=round_to)
+        except OverBudget as error:
+            if not silent:
+                raise
+            raise OverBudget(f"{error}. {silent[0]}") from None
         spent = f"{allocation.budget.cost} {getattr(allocation.cost, 'place', '')}".strip()
         return met.masks, (met.says(spent, allocation.cost.unit), *silent)
     granularity = Channels(groups=coupling.groups())

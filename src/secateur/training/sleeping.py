@@ -15,6 +15,7 @@ stay true. Were the unit's own weights masked, its bias, or batch norm, would st
 would be exactly 0, and with it every gradient that could bring the unit back: ReLU'(0) = 0.
 """
 
+import gc
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from secateur.training.attached import closure_in, with_closure
 
 __all__ = ["Sleep", "reading_places"]
 
-_SERVING: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers around whose steps weights are put back
+_SERVING: "weakref.WeakSet[Any]" = weakref.WeakSet()  # models whose units may sleep, and their optimizers
 Places = dict[str, dict[Place, Tensor]]  # group to where it is masked: indices ``[units, entries]`` by place
 
 
@@ -92,7 +93,7 @@ class Sleep:
     Args:
         model: the module in training.
         places: where every group is masked; see `reading_places`.
-        optimizer: its optimizer, which serves no other run.
+        optimizer: its optimizer; it and the model are in no other run.
         pace: the part of each step that sleeping weights take; 1: all of it, 0: they rest, None: one by the number of units that sleep in
             their group.
     """
@@ -101,8 +102,9 @@ class Sleep:
         self.places, self.pace = places, pace
         names = dict.fromkeys(name for group in places.values() for name, _ in group)
         self._parameters = {name: model.get_parameter(name) for name in names}
+        _refuse_served(model, optimizer)
         self._check(optimizer)
-        self._optimizer, self.steps = optimizer, 0
+        self._served, self.steps = (model, optimizer), 0
         self.keep = {
             key: torch.ones(len(next(iter(group.values()))), dtype=torch.bool) for key, group in places.items()
         }
@@ -113,7 +115,7 @@ class Sleep:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
-        _SERVING.add(optimizer)
+        _SERVING.update(self._served)
 
     def fall_asleep(self, keep: Mapping[str, Tensor]) -> None:
         """Let every unit sleep that ``keep`` (group to ``[units]``) does not name."""
@@ -151,7 +153,7 @@ class Sleep:
         """Let go of the optimizer; weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        _SERVING.discard(self._optimizer)
+        _SERVING.difference_update(self._served)
 
     def state_dict(self) -> dict[str, Any]:
         """Who sleeps, and the whole weights."""
@@ -225,11 +227,6 @@ class Sleep:
             _fill_(self._asleep, sleeping, True)
 
     def _check(self, optimizer: Any) -> None:
-        if optimizer in _SERVING:
-            raise BadSchedule(
-                "this optimizer serves a run that is not finished, whose units sleep: call finish() or release() of that run first, or "
-                "make a new optimizer"
-            )
         trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
         for key, group in self.places.items():
             if not any(id(self._parameters[name]) in trained for name, _ in group):
@@ -237,3 +234,14 @@ class Sleep:
                     f"nothing that reads the channels of {key!r} is trained by this optimizer ({', '.join(n for n, _ in group)}), so they "
                     f"cannot be judged: leave them out with ignore=[{key.partition('#')[0]!r}], or train those weights"
                 )
+
+
+def _refuse_served(model: nn.Module, optimizer: Any) -> None:
+    """Two runs would put each other's weights back. One that nobody holds any more has let go."""
+    if model in _SERVING or optimizer in _SERVING:
+        gc.collect()
+    if model in _SERVING or optimizer in _SERVING:
+        raise BadSchedule(
+            "this model, or its optimizer, is in a run that is not finished: call finish() or release() of that run first (some units sleep "
+            "then, and their weights are zero: load the weights of before), or start with copies of both"
+        )

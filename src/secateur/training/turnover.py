@@ -3,6 +3,7 @@
 warm-up | train .. listen, renew | train (some sleep) .. listen, renew | ..  | train with fixed masks
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -92,6 +93,9 @@ class Turnover:
         self.said: tuple[str, ...] = ()
         self.masks = Masks({name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in members})
         self.sleep, self.ear = sleep, Ear(model, sleep, optimizer)
+        weakref.finalize(
+            self, _let_go, self.ear, self.sleep
+        ).atexit = False  # a run that is dropped takes its hooks along
         self._open_ear_if_due()
 
     def step(self) -> None:
@@ -104,8 +108,7 @@ class Turnover:
 
     def release(self) -> None:
         """Take all hooks off."""
-        self.ear.release()
-        self.sleep.release()
+        _let_go(self.ear, self.sleep)
         if self.hold is not None:
             self.hold.release()
 
@@ -186,3 +189,8 @@ class Turnover:
                 f"run.step() was called {self._counted} times, but the optimizer took {self.sleep.steps} steps: masks were renewed too early; "
                 "call it once after every optimizer.step()",
             )
+
+
+def _let_go(ear: Ear, sleep: Sleep) -> None:
+    ear.release()
+    sleep.release()
