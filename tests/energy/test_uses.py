@@ -120,3 +120,9 @@ def test_a_budget_takes_weights_from_attention(granularity):
     assert 0.5 * dense < now <= 0.6 * dense
     kept = sum(int(p.count_nonzero()) for n, p in pruned.model.named_parameters() if "self_attn" in n)
     assert kept < sum(p.numel() for n, p in model.named_parameters() if "self_attn" in n)
+
+
+def test_weights_that_are_computed_are_counted():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    (use,) = uses_of(layer, torch.zeros(1, 4))
+    assert (use.name, use.weights) == ("weight", 12)

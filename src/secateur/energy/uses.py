@@ -173,7 +173,7 @@ def _positions(out: Tensor) -> int:
 
 def _tokens(name: str, module: nn.Module, attribute: str, positions: int) -> Use:
     """A matrix that every vector of a sequence is multiplied with."""
-    weight, facts = module.get_parameter(attribute), facts_of(module)[attribute]
+    weight, facts = getattr(module, attribute), facts_of(module)[attribute]  # which may be computed
     out_dim, in_dim = facts.out_dim, 1 if facts.in_dim is None else facts.in_dim
     wide, narrow = weight.shape[out_dim], weight.numel() // weight.shape[out_dim]
     return Use(
