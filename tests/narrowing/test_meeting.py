@@ -12,7 +12,7 @@ from secateur.costs.macs import Macs
 from secateur.costs.params import Params
 from secateur.costs.peak_memory import PeakMemory
 from secateur.errors import BadSparsity, OverBudget, UnknownName
-from secateur.narrowing.meeting import Aims
+from secateur.narrowing.aims import Aims
 
 COSTS = {"params": Params(), "macs": Macs(), "bytes": Bytes(), "peak_memory": PeakMemory()}
 
@@ -186,3 +186,13 @@ def test_the_search_gets_below_also_where_predictions_hardly_matter():
         if not aims.learn(ratio):
             break
     assert best == 0.9
+
+
+def test_the_receipt_says_when_a_budget_took_all_that_may_leave():
+    """Most of what this network costs are inputs and outputs, which no width changes."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 3, 3, padding=1))
+    (narrowest,) = COSTS["macs"].measure(
+        [sc.prune(model, sparsity=0.5, granularity="channel", example_inputs=IMAGE).model], IMAGE
+    )
+    notes = sc.prune(model, budget=f"macs:{narrowest:.0f}", granularity="channel", example_inputs=IMAGE).report.notes
+    assert any("every group is as narrow as it may be" in note for note in notes)

@@ -23,18 +23,18 @@ from secateur.coupling.channels import Channels
 from secateur.errors import OverBudget
 from secateur.filling import floors_of
 from secateur.masks import Masks
+from secateur.narrowing.aims import Aims
 from secateur.narrowing.narrow import cut_copy
 from secateur.planning import plan
 from secateur.pricing import Dimension, Pricing
 from secateur.protocols import Allocation, Cost
 from secateur.scores import Scores
 
-__all__ = ["Aims", "Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
+__all__ = ["Limit", "Met", "measured", "meet", "pricing_of", "steps_of"]
 
 _ROUNDS = 12
 _SLACK = {"ms": 0.02}  # a clock is not surer than that, by unit
 _SMALL_FILE = 60_000  # bytes; what is estimated of a header is more than 2 % of it
-_EXACT = 1e-4  # what is counted is near enough so far below the limit
 
 
 @final
@@ -86,17 +86,21 @@ class Met:
         dense: what the dense model costs.
         limit: what was allowed.
         cost: what the narrowed model costs.
+        least: whether every group is as narrow as it may be.
     """
 
     masks: Masks
     dense: float
     limit: float
     cost: float
+    least: bool = False
 
     def _why(self, name: str, unit: str) -> str:
         """Why it costs less than it might."""
         if self.masks.kept == self.masks.total:
             return "; the dense model keeps that as it is"
+        if self.least:
+            return "; every group is as narrow as it may be: little of this cost follows widths, so ask for more of it, or prune a larger model"
         if name == "bytes" and self.limit < _SMALL_FILE:
             return "; of so small a file this receipt in its header is a good part, and is estimated: the file is rather smaller"
         short = unit != "ms" and self.cost < 0.95 * self.limit
@@ -163,7 +167,7 @@ class _Search:
                 dense, now = (dense + again[0]) / 2, (now + again[1]) / 2
             limit = within.budget.limit(dense)
             if now <= limit and (best is None or now / limit > best.cost / best.limit):
-                best = Met(masks=masks, dense=dense, limit=limit, cost=now)
+                best = Met(masks=masks, dense=dense, limit=limit, cost=now, least=aims.next <= aims.least)
             if not aims.learn(now / limit):
                 break
         if best is None:
@@ -173,47 +177,6 @@ class _Search:
                 f"{'; the receipt in the header of the file counts, too' if within.budget.cost == 'bytes' else ''}"
             )
         return best
-
-
-class Aims:
-    """What the prediction is asked for, so that the measurement comes out at the limit: false position on (aim, measured / limit).
-
-    Args:
-        start: the predicted cost of all channels.
-        least: that of the smallest widths.
-        slack: how far below the limit to aim, and half of how far below it is near enough.
-    """
-
-    def __init__(self, start: float, least: float, slack: float) -> None:
-        self.start, self.least, self.slack = start, least, slack
-        self.next = start
-        self.seen: dict[float, float] = {}
-
-    def near(self, ratio: float) -> bool:
-        """Whether that is near enough to the limit, and below it."""
-        return 1 - 2 * self.slack - _EXACT <= ratio <= 1
-
-    def learn(self, ratio: float) -> bool:
-        """Take in what came of `next`; False if there is nothing left to try."""
-        if self.next in self.seen:
-            return False
-        self.seen[self.next] = ratio
-        target = 1 - self.slack
-        if self.near(ratio) or (self.next <= self.least and ratio > 1):
-            return False
-        if self.next >= self.start and ratio <= 1:
-            return False  # everything fits
-        above = min((aim for aim, found in self.seen.items() if found > target), default=None)
-        below = max((aim for aim, found in self.seen.items() if found <= target), default=None)
-        if above is None or below is None or above <= below:
-            # twice as far each time, so that it gets below also where what is predicted hardly moves what is measured
-            overshoot = min(0.5, 0.001 * 2 ** len(self.seen)) if ratio > target else 0.0
-            aim = self.next * target / ratio * (1 - overshoot)
-        else:
-            share = (target - self.seen[below]) / max(self.seen[above] - self.seen[below], 1e-12)
-            aim = below + (above - below) * min(max(share, 0.05), 0.95)
-        self.next = min(max(aim, self.least), self.start)
-        return True
 
 
 def measured(

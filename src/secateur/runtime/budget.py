@@ -21,7 +21,7 @@ from secateur.criteria.magnitude import Magnitude
 from secateur.errors import NeedsTask, OverBudget, UnknownName, UnknownOperation
 from secateur.methods.one_shot import OneShot
 from secateur.names import budget_of
-from secateur.narrowing.meeting import Aims
+from secateur.narrowing.aims import Aims
 from secateur.planning import plan
 from secateur.pricing import Part
 from secateur.profiling.timing import Call, measure
