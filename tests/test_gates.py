@@ -208,3 +208,30 @@ def test_what_is_pruned_does_not_depend_on_the_size_of_batches(method, kind):
         pruned = sc.prune(model, method, granularity="channel", sparsity=0.4, example_inputs=x[:1], task=task)
         kept.append([(group.name, group.kept) for group in pruned.report.groups])
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_examples_may_stand_second():
+    """``nn.TransformerEncoderLayer`` takes ``[tokens, examples, width]`` unless it is told otherwise."""
+
+    class Encoder(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            torch.manual_seed(5)
+            self.first, self.layer, self.head = (
+                first,
+                nn.TransformerEncoderLayer(8, 2, 12, batch_first=first),
+                nn.Linear(8, 3),
+            )
+
+        def forward(self, x):
+            out = self.layer(x if self.first else x.transpose(0, 1))
+            return self.head(out.mean(1 if self.first else 0))
+
+    torch.manual_seed(6)
+    x, y = torch.randn(6, 4, 8), torch.randint(0, 3, (6,))
+    one, other = (
+        gates_of(Encoder(first).eval(), [(x, y)], lambda m, b: cross_entropy(m(b[0]), b[1])) for first in (True, False)
+    )
+    assert one.keys() == other.keys()
+    for place, gates in one.items():
+        torch.testing.assert_close(other[place], gates, rtol=1e-4, atol=1e-6)

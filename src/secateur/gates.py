@@ -138,11 +138,18 @@ def _of_flows(
 ) -> dict[Place, Tensor]:
     found: dict[Place, Tensor] = {}
     for (module, x), gradient in zip(flows, gradients, strict=True):
-        gate = (by_channel(module, gradient.float()) * by_channel(module, x.detach().float())).sum(-1)
+        slope, flow = (_examples_first(module, t, examples) for t in (gradient.float(), x.detach().float()))
+        gate = (by_channel(module, slope) * by_channel(module, flow)).sum(-1)
         gate = _to_examples(gate, examples) * examples
         place = readers[module]
         found[place] = found[place] + gate if place in found else gate
     return found
+
+
+def _examples_first(module: nn.Module, flow: Tensor, examples: int) -> Tensor:
+    """Sequences may stand as ``[tokens, examples, width]``, as in PyTorch's transformers by default."""
+    turned = flow.dim() == 3 and flow.shape[0] != examples == flow.shape[1]
+    return flow.transpose(0, 1) if turned and not isinstance(module, nn.modules.conv._ConvNd) else flow
 
 
 def _of_weights(silent: list[tuple[Place, Tensor]], loss: Callable[[Any], Tensor], batch: Any) -> dict[Place, Tensor]:
