@@ -79,6 +79,20 @@ def test_convolutions_of_any_shape(
 
 
 @needs_engine
+@pytest.mark.parametrize("stride", [(1, 3), (2, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("height", [1, 2, 4])
+@pytest.mark.parametrize("padding", [(0, 1), (1, 1), (2, 0)])
+def test_depthwise_convolutions_step_apart_along_both_axes(stride, height, padding):
+    """One row in, with rows of zeros around it, gives several out: only a single row out has no stride of its own."""
+    if height + 2 * padding[0] < 3:
+        pytest.skip("the kernel is larger than the image")
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(4, 4, 3, stride, padding, groups=4).eval(), torch.randn(3, 4, height, 7)
+    with torch.no_grad():
+        assert apart(sc.compile(model, x, threads=1)(x), model(x)) <= CLOSE
+
+
+@needs_engine
 @given(tokens=st.integers(1, 40), ins=st.integers(1, 70), outs=st.integers(1, 70), sparsity=st.sampled_from([0, 0.5, 0.9, 1.0]), values=st.sampled_from(["float32", "float16", "int8"]), seed=st.integers(0, 99))  # fmt: skip
 @settings(max_examples=40)
 def test_linear_layers_of_any_shape(tokens, ins, outs, sparsity, values, seed):

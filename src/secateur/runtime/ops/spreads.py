@@ -44,7 +44,7 @@ def depthwise(
         four = four.with_(four.shape, (four.strides[0], four.strides[1], pitch, 1))
         source = source.with_(source.shape, (source.strides[0], source.strides[1], e.planes.pitch(x)[0], 1))
     act = one.act if one.act is not None and one.residual is None else Activation()
-    stride = t.stride[1] if plane_shape(x.shape)[2] == 1 else t.stride[0]
+    stride = t.stride[1]
     ints = [*t.kernel, stride, t.above, t.left, *t.dilation]
     macs = int(prod(four.shape) * prod(t.kernel))
     label = Label(one.node.path, "depthwise", weight.shape, float((weight != 0).mean()), "dense", macs)

@@ -97,9 +97,10 @@ def _around(x: Value, out: Value, t: Taps) -> tuple[int, int, int, int]:
 
 
 def is_depthwise(node: Node, taps: Taps) -> bool:
-    """Whether every channel has a filter of its own, and the kernel for that fits."""
+    """Whether every channel has a filter of its own, and the kernel for that fits: it has one stride, which a single row of outputs has, too."""
     x, weight = value(node.args[0]), value(node.args[1])
-    alike = taps.stride[0] == taps.stride[1] or plane_shape(x.shape)[2] == 1
+    single = plane_shape(node.out.shape)[2] == 1 and taps.stride[1] > 1
+    alike = taps.stride[0] == taps.stride[1] or single
     return not taps.transposed and taps.groups == x.shape[1] == weight.shape[0] and taps.groups > 1 and alike
 
 
