@@ -80,12 +80,9 @@ def test_convolutions_of_any_shape(
 
 @needs_engine
 @pytest.mark.parametrize("stride", [(1, 3), (2, 1), (3, 1), (2, 2)])
-@pytest.mark.parametrize("height", [1, 2, 4])
-@pytest.mark.parametrize("padding", [(0, 1), (1, 1), (2, 0)])
+@pytest.mark.parametrize(("height", "padding"), [(1, (1, 1)), (1, (2, 0)), (2, (2, 0)), (4, (0, 1)), (4, (1, 1))])
 def test_depthwise_convolutions_step_apart_along_both_axes(stride, height, padding):
     """One row in, with rows of zeros around it, gives several out: only a single row out has no stride of its own."""
-    if height + 2 * padding[0] < 3:
-        pytest.skip("the kernel is larger than the image")
     torch.manual_seed(0)
     model, x = nn.Conv2d(4, 4, 3, stride, padding, groups=4).eval(), torch.randn(3, 4, height, 7)
     with torch.no_grad():
