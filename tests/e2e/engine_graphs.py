@@ -4,10 +4,12 @@
 
 Every network (`random_networks.py`: 1 to 10 layers with branches, over images, sequences or vectors) is captured once and compiled at four
 sparsities, in single zeros and in blocks, 0 and 100 % among them. A case is one network at one sparsity: its outputs against those of torch,
-as a share of the largest value. An operation that the engine refuses by name is counted apart.
+as a share of the largest value; where that is large, against float64, from which neither may be much farther than the other. An operation that the engine refuses by name is counted apart.
 """
 
 import argparse
+import copy
+import math
 import random
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -57,7 +59,18 @@ def cases(seed: int) -> Iterator[tuple[str, float]]:
             form, stripes = dice.choice([None] * 6 + ["1", "2", "4", "dense"]), dice.choice([True, False, 2])
             fast = sc.compile(model, x, threads=threads, form=form, stripes=stripes)
             how = f"network {seed}, sparsity {sparsity}, height {height}, threads {threads}, form {form}, stripes {stripes}"
-            yield how, apart(fast(x), model(x))
+            found, expected = fast(x), model(x)
+            difference = apart(found, expected)
+            yield how, difference if difference <= CLOSE or not _noise(model, x, found, expected) else math.nan
+
+
+def _noise(model: nn.Module, x: Tensor, found: Any, expected: Any) -> bool:
+    """Whether both are off by rounding: norms of what is the same everywhere give only that."""
+    exact = copy.deepcopy(model).double()(x.double())
+    return all(
+        float((a - c).abs().max()) <= 32 * float((b - c).abs().max()) + 1e-6
+        for a, b, c in zip(found, expected, exact, strict=True)
+    )
 
 
 def main() -> None:
@@ -72,6 +85,9 @@ def main() -> None:
         try:
             for how, difference in cases(seed):
                 found["cases"] += 1
+                if math.isnan(difference):
+                    found["rounding alone"] += 1
+                    continue
                 worst = max(worst, difference if difference <= CLOSE else 0.0)
                 if not difference <= CLOSE:
                     found["differ"] += 1

@@ -90,6 +90,23 @@ def test_depthwise_convolutions_step_apart_along_both_axes(stride, height, paddi
 
 
 @needs_engine
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Linear(7, 34), nn.Conv1d(5, 7, 2, padding=1)), (2, 5, 7)),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(10, 18, (3, 2), 1, (2, 1), 2, 2)), (3, 10, 2, 4)),
+        (nn.Sequential(nn.ReLU(), nn.Conv2d(4, 10, (2, 4), (2, 1), (3, 1), 2)), (2, 4, 14, 18)),
+        (nn.Sequential(nn.AvgPool2d(3, 2), nn.Conv2d(6, 3, (3, 1), (1, 3), (2, 3), groups=3)), (2, 6, 12, 19)),
+    ],
+)
+@pytest.mark.parametrize("stripes", [True, False, 2])
+def test_zeros_around_what_lies_as_no_planes_and_around_stripes(model, shape, stripes):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert apart(sc.compile(model.eval(), x, threads=1, stripes=stripes)(x), model(x)) <= CLOSE
+
+
+@needs_engine
 @given(tokens=st.integers(1, 40), ins=st.integers(1, 70), outs=st.integers(1, 70), sparsity=st.sampled_from([0, 0.5, 0.9, 1.0]), values=st.sampled_from(["float32", "float16", "int8"]), seed=st.integers(0, 99))  # fmt: skip
 @settings(max_examples=40)
 def test_linear_layers_of_any_shape(tokens, ins, outs, sparsity, values, seed):

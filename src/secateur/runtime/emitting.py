@@ -178,8 +178,8 @@ class Emitter:
         return target
 
     def made(self, value: Value, view: View) -> None:
-        """Note where a value lies, with the zeros its readers need."""
-        value.view = self.border(value, view) if self.planes.knows(value) and view.space == 0 else view
+        """Note where a value lies, with the zeros its readers need where there is room for them; else `as_planes` copies it."""
+        value.view = self.border(value, view) if self.planes.knows(value) and self._has_room(value, view) else view
 
     def as_planes(self, value: Value) -> View:
         """The value as planes with its group's pitch and its zeros around; copied there if it lies elsewhere."""
@@ -190,18 +190,35 @@ class Emitter:
         return view if len(view.shape) == 4 else view.unsqueezed(2)
 
     def _fits(self, value: Value, view: View) -> bool:
+        zeros = all(have >= need for have, need in zip(view.zeros, value.need, strict=True))
+        return zeros and self._lies_as_planes(value, view)
+
+    def _lies_as_planes(self, value: Value, view: View) -> bool:
         four = view if len(view.shape) == 4 else view.unsqueezed(2)
         pitch, rows = self.planes.pitch(value)
         n, _, height, width = four.shape
-        zeros = all(have >= need for have, need in zip(view.zeros, value.need, strict=True))
         span = (n - 1) * rows * pitch + (height - 1) * pitch + width
         return (
             view.space == 0
-            and zeros
             and (height == 1 or four.strides[2] == pitch)
             and (width == 1 or four.strides[3] == 1)
             and (n == 1 or four.strides[0] == rows * pitch)
             and (four.shape[1] == 1 or four.strides[1] >= span)
+        )
+
+    def _has_room(self, value: Value, view: View) -> bool:
+        """Whether zeros can be written around it, between its channels and within its buffer."""
+        if not self._lies_as_planes(value, view) or not isinstance(view.home, Buffer):
+            return False
+        n, channels, height, _ = plane_shape(view.shape)
+        pitch, rows = self.planes.pitch(value)
+        top, bottom, left, right = value.need
+        lead, span = top * pitch + left, n * (rows if n > 1 else height) * pitch + bottom * pitch + right
+        apart = view.strides[1] if channels > 1 else lead + span
+        return (
+            view.offset >= lead
+            and apart >= lead + span
+            and view.offset + (channels - 1) * apart + span <= view.home.size
         )
 
 

@@ -149,7 +149,10 @@ def _placed(chain: Chain, homes: dict[Buffer, View], view: View, plane: View, ro
         moves = window.ratio * pitch, plane.strides[0] if chain.images > 1 else 0
         low = view.offset + (window.low + window.ratio * top) * pitch
         buffer.before = max(buffer.before, (pitch - low + _LANE) // _LANE * _LANE)
-        buffer.after = max(buffer.after, ((window.high + window.ratio) * pitch + _LANE) // _LANE * _LANE)
+        beyond = (
+            window.ratio * (chain.height + top) + window.high - plane.shape[2]
+        )  # zeros around can make more rows than there are
+        buffer.after = max(buffer.after, (max(window.high + window.ratio, beyond) * pitch + _LANE) // _LANE * _LANE)
         return replace(view, offset=start, moves=moves)
     home = homes[buffer]
     strides = list(view.strides)
