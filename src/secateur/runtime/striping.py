@@ -110,7 +110,8 @@ def _moved(
     rows = e.rows[k]
     assert rows is not None
     out = chain.windows[home_of(rows.planes[rows.out])]
-    start, count = (out.high, out.ratio * stripe) if follow else (out.low, out.rows(stripe))
+    start = max(out.high, out.low) if follow else out.low  # rows that a pool steps over are not made
+    count = out.ratio * stripe + out.high - start
     made = []
     for place, view in enumerate(views):
         stride = rows.reads.get(place, (1, 0, 0))[0]
