@@ -97,6 +97,10 @@ def test_depthwise_convolutions_step_apart_along_both_axes(stride, height, paddi
         (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(10, 18, (3, 2), 1, (2, 1), 2, 2)), (3, 10, 2, 4)),
         (nn.Sequential(nn.ReLU(), nn.Conv2d(4, 10, (2, 4), (2, 1), (3, 1), 2)), (2, 4, 14, 18)),
         (nn.Sequential(nn.ReLU(), nn.Conv2d(24, 2, (4, 1), (1, 3), (3, 1)), nn.MaxPool2d(1, 2)), (1, 24, 7, 30)),
+        (
+            nn.Sequential(nn.ReLU(), nn.Conv2d(6, 13, 1, (2, 1), 1), nn.Conv2d(13, 13, (1, 3), 1, (3, 1), groups=13)),
+            (1, 6, 15, 24),
+        ),
         (nn.Sequential(nn.AvgPool2d(3, 2), nn.Conv2d(6, 3, (3, 1), (1, 3), (2, 3), groups=3)), (2, 6, 12, 19)),
     ],
 )
