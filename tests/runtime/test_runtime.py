@@ -101,6 +101,8 @@ def test_depthwise_convolutions_step_apart_along_both_axes(stride, height, paddi
             nn.Sequential(nn.ReLU(), nn.Conv2d(6, 13, 1, (2, 1), 1), nn.Conv2d(13, 13, (1, 3), 1, (3, 1), groups=13)),
             (1, 6, 15, 24),
         ),
+        (nn.Sequential(nn.Tanh(), nn.Conv2d(10, 20, (1, 4), 1, 3, groups=10)), (1, 10, 3, 24)),
+        (nn.Sequential(nn.Conv2d(7, 14, (1, 4), (2, 1), 2, groups=7), nn.Conv2d(14, 19, 1, 1, (3, 0))), (3, 7, 3, 21)),
         (nn.Sequential(nn.AvgPool2d(3, 2), nn.Conv2d(6, 3, (3, 1), (1, 3), (2, 3), groups=3)), (2, 6, 12, 19)),
     ],
 )

@@ -129,6 +129,10 @@ def _widened(windows: dict[Buffer, Window], out: Window, one: Rows) -> bool:
         plane = one.planes[place]
         if not isinstance(plane.home, Buffer) or plane.strides[3] != 1 or plane.shape[2] < 2:
             return False
+        if (
+            not first <= 0 <= last
+        ):  # more padding than the kernel reaches: a stripe would read rows that are none of its own
+            return False
         ratio, low, high = out.ratio * stride, out.low * stride + first, out.high * stride + last - stride + 1
         known = windows.get(plane.home, Window(ratio, low, high, plane))
         if known.ratio != ratio or not _alike(known.plane, plane):

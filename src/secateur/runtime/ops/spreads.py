@@ -49,10 +49,7 @@ def depthwise(
     macs = int(prod(four.shape) * prod(t.kernel))
     label = Label(one.node.path, "depthwise", weight.shape, float((weight != 0).mean()), "dense", macs)
     arrays = [np.ascontiguousarray(weight, np.float32).reshape(-1), bias.astype(np.float32)]
-    first, last = -t.above, (t.kernel[0] - 1) * t.dilation[0] - t.above
-    rows = (
-        Rows({0: source, 1: four}, 1, {0: (stride, first, last)}) if last >= 0 else None
-    )  # else it reads only rows far above
+    rows = Rows({0: source, 1: four}, 1, {0: (stride, -t.above, (t.kernel[0] - 1) * t.dilation[0] - t.above)})
     e.step("depthwise", [source, four], ints, [act.low, act.high], arrays, label, rows)
     if act.name != "none":
         apply(e, act, out, out)
