@@ -105,7 +105,8 @@ def gate_gradients(model: nn.Module, targets: Targets, task: Task | None, who: s
             silent = _not_called(model, targets, {readers[module] for module, _ in seen})
             gates = _of_flows(readers, flows, _gradients(value, [x for _, x in flows]), examples_in(batch))
             with evaluating(model), torch.enable_grad():
-                yield gates | _of_weights(silent, partial(loss, model), batch)
+                inside = _of_weights(silent, partial(loss, model), batch)
+            yield gates | inside
 
 
 def _gradients(value: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
