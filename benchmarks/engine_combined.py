@@ -41,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     fetch(given.weights)
-    network = networks.make("minilm", given.weights, quick=False)
+    network = networks.make("minilm", given.weights, effort="whole")
     steps, rounds = (2, 2) if given.quick else (given.steps, given.rounds)
     rows, thin = [], dict[float, nn.Module]()
     dense = network.judge(network.model)

@@ -4,8 +4,9 @@ For each network and budget of multiply-accumulates: the score as it is cut, wit
 training that is the same for all rows (three seeds, at the smaller budget). Beside our criteria stand random channels, the same fraction of every
 group (uniform magnitude), and Torch-Pruning 1.6.1, whose ratio is searched until its network costs as much.
 
-    python -m benchmarks.filters --weights ~/.cache/secateur-weights --only resnet20        about 15 minutes a network
-    python -m benchmarks.filters --table
+    python -m benchmarks.filters --weights ~/.cache/secateur-weights --only resnet20        about an hour for this one, twelve for all
+    python -m benchmarks.filters --short                fewer steps and cases, three hours of one core; recorded apart
+    python -m benchmarks.filters --table [--short]
 """
 
 import argparse
@@ -13,7 +14,7 @@ import copy
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ CASES = (
     ("magnitude", "layer", False),
     ("magnitude", "curves", False),
     *((name, scope, True) for name, scope in REPAIRED),
+)
+PEERS = tuple(
+    (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
+)
+#: every criterion once, the least expensive ways beside them, and two rows of the peer
+SHORT = (
+    *((name, "global", name == "reconstruction") for name in GLOBAL),
+    ("magnitude", "layer", False),
+    ("magnitude", "curves", True),
+    ("taylor_map", "global", True),
+    PEERS[1],
+    PEERS[2],
 )
 
 
@@ -77,9 +90,9 @@ def pruned(network: networks.Network, case: tuple[str, str, bool], share: float,
 
 
 def judged(network: networks.Network, model: nn.Module) -> dict[str, float]:
-    """As it is, and with new batch-norm statistics."""
+    """As it is, and with new batch-norm statistics where there are images enough."""
     found = {"score": network.judge(model)}
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if not network.frozen and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         fresh = copy.deepcopy(model)
         sc.recalibrate_(fresh, [b[0] for b in network.calibration])
         found["recalibrated"] = network.judge(fresh)
@@ -113,17 +126,14 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def rows_of(
-    name: str, network: networks.Network, seeds: int, done: set[tuple[Any, ...]], methods: set[str]
+    name: str, network: networks.Network, seeds: int, done: set[tuple[Any, ...]], cases: Sequence[tuple[str, str, bool]]
 ) -> Iterator[dict[str, Any]]:
-    """The dense row, ours, and the peer's; without those that are done; of some ``methods``, or (none given) all."""
+    """The dense row and those of the ``cases``, without those that are done."""
     dense = {"network": name, "method": "dense", "scope": "", "repair": False, "share": 1.0, "macs": 1.0}
     if key(dense) not in done:
         yield dense | judged(network, network.model)
     whole, known = sc.profile(network.model, network.example).macs, dict[str, Any]()
-    peers = [
-        (f"torch_pruning {word}", scope, False) for word in ("magnitude", "taylor") for scope in ("global", "layer")
-    ]
-    for case in (case for case in (*CASES, *peers) if not methods or case[0] in methods):
+    for case in cases:
         for share in network.shares:
             row = {"network": name, "method": case[0], "scope": case[1], "repair": case[2], "share": share}
             if key(row) in done:
@@ -154,6 +164,7 @@ def parse() -> argparse.Namespace:
         default="",
         help="only these, separated by commas; the rows are to be compared with the record: use --out",
     )
+    parser.add_argument("--short", action="store_true", help="fewer steps and cases; recorded as filters_short.json")
     parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
     parser.add_argument("--table", action="store_true", help="print the tables of the results")
     return parser.parse_args()
@@ -162,24 +173,27 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure and record; rows of networks that are not asked for stay."""
     args = parse()
-    path = args.out / "filters.json"
+    into = "filters_short" if args.short else "filters"
+    path = args.out / f"{into}.json"
     if args.table:
         print(table.section(json.loads(path.read_text())))
         return
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    effort, seeds = ("quick", 1) if args.quick else ("short" if args.short else "whole", args.seeds)
+    methods = set(filter(None, args.methods.split(",")))
+    cases = [case for case in (SHORT if args.short else (*CASES, *PEERS)) if not methods or case[0] in methods]
     for name in args.only.split(","):
         if not name.startswith("resnet"):
             fetch(args.weights)
         rows = [row for row in rows if args.keep or row["network"] != name]
-        network = networks.make(name, args.weights, quick=args.quick)
-        seeds, methods = 1 if args.quick else args.seeds, set(filter(None, args.methods.split(",")))
-        for row in rows_of(name, network, seeds, {key(row) for row in rows}, methods):
+        network = networks.make(name, args.weights, effort=effort)
+        for row in rows_of(name, network, seeds, {key(row) for row in rows}, cases):
             rows.append(row)
             print({k: v for k, v in row.items() if k != "network"}, flush=True)
             if not args.quick:
-                record("filters", rows, out=args.out)
+                record(into, rows, out=args.out)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,44 @@ class Network:
     held: tuple[str, ...] = ()
 
 
-def resnet(depth: int, epochs: float) -> Network:
+@dataclass(frozen=True)
+class Effort:
+    """How long the short training of a network is, and how much is judged.
+
+    Args:
+        steps: of training.
+        batch: examples a step.
+        every: of how many examples one is judged (STS-B).
+    """
+
+    steps: int
+    batch: int
+    every: int = 1
+
+
+EFFORTS = {
+    "whole": {
+        "resnet20": Effort(31, 128),
+        "resnet56": Effort(31, 128),
+        "efficientnet_lite0": Effort(30, 16),
+        "minilm": Effort(40, 32),
+    },
+    "short": {
+        "resnet20": Effort(16, 128),
+        "resnet56": Effort(10, 128),
+        "efficientnet_lite0": Effort(12, 8),
+        "minilm": Effort(20, 16, every=3),
+    },
+    "quick": {
+        "resnet20": Effort(6, 128),
+        "resnet56": Effort(6, 128),
+        "efficientnet_lite0": Effort(2, 16),
+        "minilm": Effort(2, 32),
+    },
+}
+
+
+def resnet(depth: int, effort: Effort) -> Network:
     """CIFAR-10: scores on 1,000 lossless test images, training on 4,000 lossless training images."""
     data = load_cifar()
     model = load_resnet(str(DATA / "models" / f"resnet{depth}_cifar10.pt"), (depth - 2) // 6)
@@ -59,10 +96,9 @@ def resnet(depth: int, epochs: float) -> Network:
 
     def training(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
-        steps = int(epochs * len(x)) // 128
         seen = as_in_training(x, seed)
-        for _ in range(steps):
-            chosen = torch.randint(0, len(x), (128,), generator=generator)
+        for _ in range(effort.steps):
+            chosen = torch.randint(0, len(x), (effort.batch,), generator=generator)
             yield seen[chosen], y[chosen]
 
     calibration = list(zip(as_in_training(x[:512]).split(64), y[:512].split(64), strict=True))
@@ -79,7 +115,7 @@ def resnet(depth: int, epochs: float) -> Network:
     )
 
 
-def efficientnet_lite0(weights: Path, steps: int) -> Network:
+def efficientnet_lite0(weights: Path, effort: Effort) -> Network:
     """The ImageNet sample: one image a class, so 250 classes are seen and the score is of the 250 others.
 
     Training by distillation, without labels: cross-entropy on half of the classes would unlearn the other half.
@@ -90,8 +126,8 @@ def efficientnet_lite0(weights: Path, steps: int) -> Network:
 
     def training(seed: int) -> Iterator[tuple[Tensor]]:
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            chosen = torch.randint(0, 250, (16,), generator=generator)
+        for _ in range(effort.steps):
+            chosen = torch.randint(0, 250, (effort.batch,), generator=generator)
             flipped = x[chosen].flip(3) if torch.rand((), generator=generator) < 0.5 else x[chosen]
             yield (flipped,)
 
@@ -109,12 +145,13 @@ def efficientnet_lite0(weights: Path, steps: int) -> Network:
     )
 
 
-def minilm(weights: Path, steps: int) -> Network:
+def minilm(weights: Path, effort: Effort) -> Network:
     """STS-B: Spearman's correlation of the cosine with people's scores on the development set, times 100."""
     model = CASES["minilm_l6"].load(weights)
     tokenizer = minilm_tokenizer(weights)
     rows = [line.split("\t") for line in (DATA / "stsb" / "sts-train.csv").read_text(encoding="utf-8").splitlines()]
-    judged = [line.split("\t") for line in (DATA / "stsb" / "sts-dev.csv").read_text(encoding="utf-8").splitlines()]
+    lines = (DATA / "stsb" / "sts-dev.csv").read_text(encoding="utf-8").splitlines()
+    judged = [line.split("\t") for line in lines[:: effort.every]]
     wanted = torch.tensor([float(row[4]) for row in judged])
 
     def batch(chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,8 +170,8 @@ def minilm(weights: Path, steps: int) -> Network:
 
     def training(seed: int) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            yield batch(torch.randint(0, len(rows), (32,), generator=generator).tolist())
+        for _ in range(effort.steps):
+            yield batch(torch.randint(0, len(rows), (effort.batch,), generator=generator).tolist())
 
     generator = torch.Generator().manual_seed(
         0
@@ -145,9 +182,9 @@ def minilm(weights: Path, steps: int) -> Network:
     return Network(model, example, loss, calibration, judge, training, 1e-4, "", held=held)
 
 
-def make(name: str, weights: Path, *, quick: bool) -> Network:
-    """A network by name; ``quick`` trains a few steps only."""
+def make(name: str, weights: Path, *, effort: str) -> Network:
+    """A network by name; ``effort``: "whole", "short" (an hour and a half for the whole table on two cores) or "quick" (to see that it works)."""
+    own = EFFORTS[effort][name]
     if name.startswith("resnet"):
-        return resnet(int(name[6:]), 0.2 if quick else {"resnet20": 1.0, "resnet56": 1.0}[name])
-    steps = 2 if quick else {"efficientnet_lite0": 30, "minilm": 40}[name]
-    return efficientnet_lite0(weights, steps) if name == "efficientnet_lite0" else minilm(weights, steps)
+        return resnet(int(name[6:]), own)
+    return efficientnet_lite0(weights, own) if name == "efficientnet_lite0" else minilm(weights, own)

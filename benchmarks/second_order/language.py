@@ -46,7 +46,7 @@ def minilm(args: Any) -> Bench:
     """128 pairs of STS-B's training set at random, without scores; judged on the development set, times 100."""
     from benchmarks.filters import networks
 
-    network = networks.make("minilm", args.weights, quick=True)
+    network = networks.make("minilm", args.weights, effort="quick")
     task = sc.Task([batch[:2] for batch in network.calibration], loss=_run)
     cases = transformer_cases(network.model, task, ["embeddings", "embeddings.*", "*embeddings*"], None)
     return network.model, network.judge, cases
