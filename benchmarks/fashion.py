@@ -154,8 +154,10 @@ def cases_of(share: float, found: Callable[[str], tuple[int, ...]]) -> Iterator[
     yield "from scratch, uniform widths", lambda b: b.scratch(b.uniform(budget))
 
 
-def rows_of(bench: Bench, shares: Iterable[float], before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """All rows of one seed but those that were there ``before``."""
+def rows_of(
+    bench: Bench, shares: Iterable[float], before: list[dict[str, Any]], without: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """All rows of one seed but those that were there ``before``, and those whose names have a word of ``without``."""
     whole, rows = sc.profile(bench.model, EXAMPLE).macs, {(r["method"], r["share"]): r for r in before}
 
     def row(method: str, share: float, made: Any) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def rows_of(bench: Bench, shares: Iterable[float], before: list[dict[str, Any]])
         yield row("dense, trained on", 1.0, bench.longer())
     for share in shares:
         for method, make in cases_of(share, lambda name, share=share: tuple(rows[name, share]["widths"])):  # type: ignore[misc]
-            if (method, share) not in rows:
+            if (method, share) not in rows and not any(word in method for word in without):
                 yield row(method, share, make(bench))
 
 
@@ -202,6 +204,9 @@ def main() -> None:
     """Train, prune, measure, record."""
     parser = options(__doc__)
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="budgets (default: %(default)s)")
+    parser.add_argument(
+        "--without", nargs="+", default=(), help="words: leave out methods whose names have one of them"
+    )
     parser.add_argument("--keep", action="store_true", help="go on: measure only the rows that are not there yet")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -212,7 +217,7 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if args.keep and path.exists() else []
     for seed in range(1 if args.quick else args.seeds):
         bench = Bench.of(data, seed, dense_steps, steps)
-        for found in rows_of(bench, args.shares, [row for row in rows if row["seed"] == seed]):
+        for found in rows_of(bench, args.shares, [row for row in rows if row["seed"] == seed], args.without):
             rows.append(found)
             print(found, flush=True)
             if not args.quick:
