@@ -438,15 +438,16 @@ float total(const float* x, int64_t n) {
   return result;
 }
 
-float squares(const float* x, float mean, int64_t n) {
-  Vec a{}, m = splat(mean);
+float squares(const float* x, float mean, int64_t n, float* rest) {
+  Vec a{}, r{}, m = splat(mean);
   int64_t i = 0;
   for (; i + W <= n; i += W) {
     Vec d = load(x + i) - m;
-    a += d * d;
+    a += d * d, r += d;
   }
   float result = sum(a);
-  for (; i < n; i++) result += (x[i] - mean) * (x[i] - mean);
+  *rest += sum(r);
+  for (; i < n; i++) result += (x[i] - mean) * (x[i] - mean), *rest += x[i] - mean;
   return result;
 }
 
@@ -483,7 +484,7 @@ float exponentials(float* x, float highest, int64_t n) {
 template <int NV>
 SEC_INLINE void norm_columns_of(const float* x, int64_t stride, int64_t channels, const float* weight, const float* bias, float eps,
                                 bool centred, float* y, int64_t y_stride) {
-  Vec mean[NV] = {}, spread[NV] = {};
+  Vec mean[NV] = {}, spread[NV] = {}, rest[NV] = {};
   float inverse = 1.0f / float(channels);
   if (centred) {
     for (int64_t c = 0; c < channels; c++)
@@ -493,11 +494,14 @@ SEC_INLINE void norm_columns_of(const float* x, int64_t stride, int64_t channels
   for (int64_t c = 0; c < channels; c++) {
     SEC_UNROLL for (int v = 0; v < NV; v++) {
       Vec d = load(x + c * stride + v * W) - mean[v];
-      spread[v] += d * d;
+      spread[v] += d * d, rest[v] += d;
     }
   }
+  // A mean of many nearly equal values is off by what its sum was rounded by, and a norm would enlarge that: the second pass mends it.
   SEC_UNROLL for (int v = 0; v < NV; v++) {
-    Vec variance = spread[v] * inverse + eps;
+    Vec off = centred ? rest[v] * inverse : Vec{};
+    mean[v] += off;
+    Vec variance = larger(spread[v] * inverse - off * off, Vec{}) + eps;
     for (int i = 0; i < W; i++) spread[v][i] = 1.0f / __builtin_sqrtf(variance[i]);
   }
   for (int64_t c = 0; c < channels; c++) {

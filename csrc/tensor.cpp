@@ -305,9 +305,10 @@ class Norm final : public Op {
         },
         [&](float* x) {
           int64_t n = lines_.length;
-          float mean = centred_ ? c.k->total(x, n) / float(n) : 0.0f;
-          float scale = 1.0f / std::sqrt(c.k->squares(x, mean, n) / float(n) + eps_);
-          c.k->act(Act::affine, 1.0f, -mean, x, x, n);
+          float mean = centred_ ? c.k->total(x, n) / float(n) : 0.0f, rest = 0.0f;
+          float spread = c.k->squares(x, mean, n, &rest) / float(n), off = centred_ ? rest / float(n) : 0.0f;
+          float scale = 1.0f / std::sqrt(std::max(spread - off * off, 0.0f) + eps_);
+          c.k->act(Act::affine, 1.0f, -(mean + off), x, x, n);
           c.k->act(Act::affine, scale, 0.0f, x, x, n);
           if (weight_) c.k->pair(Pair::mul, x, 1, weight_, 1, x, n);
           if (bias_) c.k->pair(Pair::add, x, 1, bias_, 1, x, n);
@@ -371,16 +372,18 @@ class GroupNorm final : public Op {
       const float* x = c.at(x_) + i / groups_ * x_.stride[0];
       float* y = c.at(y_) + i / groups_ * y_.stride[0];
       int64_t first = i % groups_ * per;
-      float mean = 0, spread = 0;
+      float mean = 0, spread = 0, off = 0;
       for (int pass = 0; pass < 2; pass++) {
         for (int64_t ch = first; ch < first + per; ch++)
           for (int64_t r = 0; r < outer; r++) {
             walk_.at(r, o);
             const float* p = run_at(x + ch * x_.stride[1] + o[0]);
-            (pass ? spread : mean) += pass ? c.k->squares(p, mean, inner) : c.k->total(p, inner);
+            (pass ? spread : mean) += pass ? c.k->squares(p, mean, inner, &off) : c.k->total(p, inner);
           }
         (pass ? spread : mean) /= count;
       }
+      off /= count;
+      mean += off, spread = std::max(spread - off * off, 0.0f);
       float scale = 1.0f / std::sqrt(spread + eps_);
       for (int64_t ch = first; ch < first + per; ch++) {
         float w = weight_ ? weight_[ch] * scale : scale, b = (bias_ ? bias_[ch] : 0.0f) - mean * w;
