@@ -23,6 +23,7 @@ ELSEWHERE = {  # scripts that write their own section
     "data_free": "benchmarks.data_free",
     "budgets": "benchmarks.budgets",
     "filters": "benchmarks.filters.table",
+    "filters_short": "benchmarks.filters.table",
     "fashion": "benchmarks.fashion",
     "on_disk": "benchmarks.on_disk",
 }

@@ -193,7 +193,7 @@ def main() -> None:
             rows.append(row)
             print({k: v for k, v in row.items() if k != "network"}, flush=True)
             if not args.quick:
-                record(into, rows, out=args.out)
+                record(into, rows, out=args.out, effort=effort)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,17 @@ calibration batches. Scores are per cent: accuracy on 1,000 lossless test images
 images of classes that no training step saw (ImageNet sample; trained by distillation on the other 250 images), Spearman's
 correlation on the development set (STS-B)."""
 
+SHORT = """## Criteria of channels: the short protocol
+
+What can be run in one sitting (`--short`, three hours of one core): the trainings are shorter (16 steps of ResNet-20, 10 of ResNet-56, 20 of MiniLM,
+12 of EfficientNet-Lite0), every third pair of STS-B is judged, and of the ways only those that did best are there. All else is as above."""
+
 
 def section(found: dict[str, Any]) -> str:
     """All networks."""
     names = list(dict.fromkeys(row["network"] for row in found["rows"]))
     parts = [of_network(name, [row for row in found["rows"] if row["network"] == name]) for name in names]
-    return "\n\n".join([INTRODUCTION, *parts, about(found)])
+    return "\n\n".join([SHORT if found.get("effort") == "short" else INTRODUCTION, *parts, about(found)])
 
 
 def of_network(name: str, rows: list[dict[str, Any]]) -> str:
