@@ -12,6 +12,7 @@ from torch.nn.utils import prune as torch_prune
 import secateur as sc
 import zoo
 from secateur.criteria.magnitude import Magnitude
+from secateur.errors import UnknownName
 from secateur.names import granularity_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning")
@@ -157,3 +158,11 @@ def test_recurrent_weights_that_torch_holds_are_named():
     layer = torch_prune.l1_unstructured(nn.LSTM(4, 4), "weight_ih_l0", 0.5)
     with pytest.raises(sc.errors.UnknownLayer, match="absorb_"):
         sc.prune(layer, sparsity=0.5)
+
+
+@pytest.mark.parametrize("name", ["gdp", "admm", "ecc", "alps", "gradual"])
+def test_a_method_that_trains_is_named_as_it_is_written(name):
+    with pytest.raises(UnknownName, match=r"use sc\.methods\.(\w+)\(") as refused:
+        sc.prune(nn.Linear(4, 4), name, sparsity=0.5)
+    written = str(refused.value).partition("sc.methods.")[2].partition("(")[0]
+    assert hasattr(sc.methods, written)

@@ -110,7 +110,7 @@ class Choice:
             return self.method
         if self.method in names_in("methods"):
             raise UnknownName(
-                f"{self.method!r} is a method with a training loop or parts of its own: use sc.methods.{self.method.title().replace('_', '')}(...)"
+                f"{self.method!r} is a method with a training loop or parts of its own: use sc.methods.{find('methods', self.method).__name__}(...)"
             )
         found = find("criteria", self.method)
         if "seed" in getattr(found, "__dataclass_fields__", {}):

@@ -133,6 +133,10 @@ class TestRefusals:
         with pytest.raises(OverBudget, match=r"no widths were found that cost at most .*; raise the budget"):
             sc.prune(convnet(), budget="params:10", granularity="channel", example_inputs=IMAGE)
 
+    def test_a_per_cent_sign_that_was_forgotten(self):
+        with pytest.raises(OverBudget, match=r"'macs:50%' would be per cent of the dense model"):
+            sc.prune(convnet(), budget="macs:50", granularity="channel", example_inputs=IMAGE)
+
     @pytest.mark.parametrize(("budget", "said"), [("bytes:1kB", True), ("peak_memory:100B", False)])
     def test_the_header_counts_in_files_only(self, budget, said):
         with pytest.raises(OverBudget) as refused:

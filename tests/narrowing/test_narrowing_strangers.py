@@ -67,3 +67,41 @@ def test_weights_of_one_module_have_prices_of_their_own(seed):
     pruned = sc.prune(model, granularity="channel", budget="macs:50%", example_inputs=IMAGE)
     dense, narrow = Macs().measure([model, pruned.model], IMAGE)
     assert 0.48 * dense <= narrow <= 0.5 * dense
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.fc = nn.LSTM(8, 40, batch_first=True), nn.Linear(40, 10)
+
+    def forward(self, x):
+        return self.fc(self.rnn(x)[0][:, -1])
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.fc = nn.Linear(8, 80), nn.Linear(40, 10)
+
+    def forward(self, x):
+        u, v = self.up(x).chunk(2, -1)
+        return self.fc(u * v.sigmoid())
+
+
+@pytest.mark.parametrize(("model", "x"), [(Recurrent(), torch.randn(2, 5, 8)), (Gated(), torch.randn(2, 8))])
+@pytest.mark.parametrize("asked", [{"sparsity": 0.45}, {"sparsity": 0.3}, {"budget": "params:50%"}])
+def test_widths_are_multiples_also_where_a_unit_has_several_rows(model, x, asked):
+    """Four gates of an LSTM, two halves of a gated unit: 8 divides what the next layer reads, not only the rows."""
+    thin = sc.prune(model, granularity="channel", scope="layer", round_to=8, example_inputs=x, **asked).model
+    assert thin.fc.in_features % 8 == 0
+    assert thin.fc.in_features < 40
+
+
+def test_heads_are_rounded_by_their_width():
+    """A head of 8 is a multiple of 8 by itself; with multiples of 16, heads go in pairs."""
+    layer, x = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval(), torch.randn(2, 5, 32)
+    (group,) = [group for group in sc.couple(layer, x).groups() if group.kind == "head"]
+    assert group.entries == 8
+    for multiple, sparsity, heads in ((8, 0.3, 3), (16, 0.75, 2)):
+        asked = {"granularity": "channel", "scope": "layer", "sparsity": sparsity, "round_to": multiple}
+        assert sc.prune(layer, example_inputs=x, **asked).model.self_attn.num_heads == heads

@@ -44,8 +44,13 @@ class Group:
 
     @property
     def entries(self) -> int:
-        """How many channels of the maker one unit spans (64 for a head of width 64)."""
-        return next(iter(self.places.values())).shape[1]
+        """How many channels one unit spans wherever it is found, at least: 64 for a head of width 64.
+
+        A hidden unit of an LSTM has four rows of gates and is one channel for the next layer: 1. So has a unit of a layer whose output is
+        read in two halves. What has one entry for each head (a bias, a scale) is no width.
+        """
+        spans = {index.shape[1] for index in self.places.values()}
+        return math.gcd(*(spans - {1} or spans)) if self.kind == "head" else math.gcd(*spans)
 
     def __str__(self) -> str:
         where = ", ".join(f"{name}[{dim}]" for name, dim in self.places)

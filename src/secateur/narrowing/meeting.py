@@ -108,8 +108,9 @@ class Met:
 
     def says(self, name: str, unit: str) -> str:
         """Asked against achieved, in a sentence."""
+        what = "" if name == unit else f" {name}"  # not "99 kB bytes"
         return (
-            f"Budget: at most {spelled(self.limit, unit)} {name} were asked for ({self.limit / self.dense:.1%} of the dense model's "
+            f"Budget: at most {spelled(self.limit, unit)}{what} were asked for ({self.limit / self.dense:.1%} of the dense model's "
             f"{spelled(self.dense, unit)}), {spelled(self.cost, unit)} are left ({self.cost / self.dense:.1%})"
             f"{self._why(name, unit)}"
         )
@@ -174,9 +175,23 @@ class _Search:
             raise OverBudget(
                 f"no widths were found that cost at most {spelled(limit, cost.unit)}: the nearest cost {spelled(now, cost.unit)}, all "
                 f"channels {spelled(dense, cost.unit)}; raise the budget, or let more leave (ignore=, min_kept=, round_to=)"
-                f"{'; the receipt in the header of the file counts, too' if within.budget.cost == 'bytes' else ''}"
+                f"{_hint(within.budget, cost.unit, faster=now < dense)}"
             )
         return best
+
+
+def _hint(budget: Budget, unit: str, *, faster: bool) -> str:
+    """What else may be the matter where no widths are found."""
+    if budget.cost == "bytes":
+        return "; the receipt in the header of the file counts, too"
+    if unit == "ms" and not faster:
+        return (
+            "; narrower it is no faster on this machine: the model may be too small, or torch may run whole encoder layers in one kernel, "
+            "which it does not where heads were taken out (ignore= leaves attention as it is)"
+        )
+    if not budget.relative and not unit and budget.amount <= 100:
+        return f"; '{budget.cost}:{budget.amount:g}%' would be per cent of the dense model"
+    return ""
 
 
 def measured(
