@@ -340,14 +340,16 @@ def test_copies_and_pickles():
 @pytest.mark.parametrize("kernels", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize(
     ("norm", "shape"),
-    [(nn.LayerNorm(300), (3, 300)), (nn.LayerNorm(300), (2, 40, 300)), (nn.GroupNorm(2, 6), (2, 6, 25, 31))],
+    [(nn.LayerNorm(1000), (3, 1000)), (nn.LayerNorm(1000), (2, 40, 1000)), (nn.GroupNorm(2, 6), (2, 6, 25, 31))],
 )
 def test_a_norm_of_nearly_equal_values(norm, shape, kernels):
     """The mean's own rounding would be enlarged by as much as 1 / sqrt(eps), 316 times."""
     if not secateur_engine.available(kernels):
         pytest.skip(f"this machine lacks {kernels}")
-    x = 3 + 1e-6 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = 3.3 + 1e-6 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = copy.deepcopy(norm).double()(x.double())
     found = sc.compile(norm.eval(), x, kernels=kernels, threads=1)(x)
-    assert float((found - exact).abs().max()) <= 6e-5  # values near 3 are told apart by 2.4e-7 in float32
+    assert (
+        float((found - exact).abs().max()) <= 3e-4
+    )  # a sum in float32 alone puts the mean off by 1e-3 to 2e-2 of these units
