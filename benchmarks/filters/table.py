@@ -22,8 +22,8 @@ correlation on the development set (STS-B)."""
 
 SHORT = """## Criteria of channels: the short protocol
 
-What can be run in one sitting (`--short`, three hours of one core): the trainings are shorter (16 steps of ResNet-20, 10 of ResNet-56, 20 of MiniLM,
-12 of EfficientNet-Lite0), every third pair of STS-B is judged, and of the ways only those that did best are there. All else is as above."""
+What can be run in one sitting (`--short`, three hours of one core): the trainings are shorter and fewer pairs of STS-B are judged (`EFFORTS` in
+`filters/networks.py` says by how much), and of the ways only those that did best are there. All else is as above."""
 
 
 def section(found: dict[str, Any]) -> str:
