@@ -433,9 +433,23 @@ float total(const float* x, int64_t n) {
   Vec a{};
   int64_t i = 0;
   for (; i + W <= n; i += W) a += load(x + i);
-  float result = sum(a);
-  for (; i < n; i++) result += x[i];
-  return result;
+  float s0 = i ? sum(a) : 0, s1 = 0;  // two chains: short rows wait for additions, not for memory
+  for (; i + 2 <= n; i += 2) s0 += x[i], s1 += x[i + 1];
+  if (i < n) s0 += x[i];
+  return s0 + s1;
+}
+
+float total_lines(const float* x, int64_t pitch, int64_t lines, int64_t n) {
+  Ints lane{};
+  for (int i = 0; i < W; i++) lane[i] = i;
+  int64_t whole = n / W * W;
+  Ints there = lane < int32_t(n - whole);
+  Vec a{};
+  for (int64_t k = 0; k < lines; k++, x += pitch) {
+    for (int64_t i = 0; i < whole; i += W) a += load(x + i);
+    if (whole < n) a += there ? load(x + whole) : Vec{};
+  }
+  return sum(a);
 }
 
 float squares(const float* x, float mean, int64_t n, float* rest) {
@@ -630,6 +644,7 @@ const Kernels* SEC_JOIN(kernels_, SEC_ISA)() {
       accumulate,
       dot,
       total,
+      total_lines,
       squares,
       largest,
       exponentials,

@@ -74,6 +74,7 @@ struct Kernels {
   void (*accumulate)(float w, const float* x, float* y, int64_t n);  // y += w x
   float (*dot)(const float* x, const float* y, int64_t n);
   float (*total)(const float* x, int64_t n);
+  float (*total_lines)(const float* x, int64_t pitch, int64_t lines, int64_t n);  // reads whole registers
   float (*squares)(const float* x, float mean, int64_t n, float* rest);  // sum of (x - mean)^2; rest += sum of x - mean
   float (*largest)(const float* x, int64_t n);
   float (*exponentials)(float* x, float highest, int64_t n);  // x = e^(x - highest), and their sum

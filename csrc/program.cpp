@@ -460,7 +460,7 @@ int64_t Walk::outer() const {
 
 void Walk::at(int64_t index, int64_t* offsets) const {
   for (int o = 0; o < operands; o++) offsets[o] = 0;
-  for (int d = rank - 2; d >= 0; d--) {
+  for (int d = rank - 2; d >= 0 && index; d--) {
     int64_t k = index % shape[d];
     index /= shape[d];
     for (int o = 0; o < operands; o++) offsets[o] += k * stride[o][d];

@@ -175,4 +175,20 @@ struct Walk {
   int64_t step(int operand) const { return rank ? stride[operand][rank - 1] : 1; }
 };
 
+// Runs `from` to `to` of a walk, one after the other: divisions, which are slow, only where a dimension ends.
+struct Runs {
+  const Walk& walk;
+  int64_t index, end, row, rows, offsets[4];
+  Runs(const Walk& walk_, int64_t from, int64_t to) : walk(walk_), index(from), end(to), rows(walk_.rank > 1 ? walk_.shape[walk_.rank - 2] : 1) {
+    row = from ? from % rows : 0;
+    walk.at(from, offsets);
+  }
+  bool more() const { return index < end; }
+  void next() {
+    if (++index == end) return;
+    if (++row == rows) row = 0, walk.at(index, offsets);
+    else for (int o = 0; o < walk.operands; o++) offsets[o] += walk.stride[o][walk.rank - 2];
+  }
+};
+
 }  // namespace secateur

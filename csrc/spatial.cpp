@@ -30,12 +30,13 @@ class Phases final : public Op {
       const float* x = c.at(x_) + n * x_.stride[0] + ch * x_.stride[1];
       for (int64_t p = 0; p < phases; p++) {
         float* y = c.at(y_) + n * y_.stride[0] + (ch * phases + p) * y_.stride[1];
-        for (int64_t r = 0; r < y_.shape[2]; r++, y += y_.stride[2]) {
-          int64_t row = r * sy_ + p / sx_, column = p % sx_, there = 0;
-          if (row < x_.shape[2] && column < x_.shape[3]) there = std::min(y_.shape[3], (x_.shape[3] - column + sx_ - 1) / sx_);
-          const float* source = x + row * x_.stride[2] + column * x_.stride[3];
-          if (sx_ == 1 && x_.stride[3] == 1) std::memcpy(y, source, size_t(there) * 4);
-          else if (sx_ == 2 && x_.stride[3] == 1) { if (there) c.k->evens(source, y, there); }
+        int64_t row = p / sx_, column = p % sx_, wide = column < x_.shape[3] ? std::min(y_.shape[3], (x_.shape[3] - column + sx_ - 1) / sx_) : 0;
+        const float* source = x + row * x_.stride[2] + column * x_.stride[3];
+        for (int64_t r = 0; r < y_.shape[2]; r++, y += y_.stride[2], source += sy_ * x_.stride[2], row += sy_) {
+          int64_t there = row < x_.shape[2] ? wide : 0;
+          if (!there) {}  // and `source` may point to nothing
+          else if (sx_ == 1 && x_.stride[3] == 1) std::memcpy(y, source, size_t(there) * 4);
+          else if (sx_ == 2 && x_.stride[3] == 1) c.k->evens(source, y, there);
           else for (int64_t k = 0; k < there; k++) y[k] = source[k * sx_ * x_.stride[3]];
           for (int64_t k = there; k < y_.shape[3]; k++) y[k] = 0;
         }
@@ -48,6 +49,18 @@ class Phases final : public Op {
   Output y_;
   int64_t sy_, sx_;
 };
+
+// A few zeros, by stores that may overlap: a call of memset costs more than they do.
+inline void few_zeros(float* p, int64_t n) {
+  static const float zeros[4] = {};
+  auto four = [](float* at) { std::memcpy(at, zeros, sizeof zeros); };
+  if (n > 32) std::memset(p, 0, size_t(n) * 4);
+  else if (n >= 4) {
+    four(p), four(p + n - 4);
+    if (n > 8) four(p + 4), four(p + n - 8);
+    if (n > 16) four(p + 8), four(p + 12), four(p + n - 16), four(p + n - 12);
+  } else for (int64_t k = 0; k < n; k++) p[k] = 0;
+}
 
 // Zeros around planes: `lead` floats before, the gap after each row, the rows between images, `tail` floats after.
 // Of a stripe also the rows beyond the image: row k is the image's row `first + ratio * (the stripe's row) + k`.
@@ -71,17 +84,17 @@ class Border final : public Op {
     c.share(y_.shape[1], from, to);
     for (int64_t ch = from; ch < to; ch++) {
       float* plane = c.at(y_) + ch * y_.stride[1];
-      std::memset(plane - lead_, 0, size_t(lead_) * 4);
+      few_zeros(plane - lead_, lead_);
       for (int64_t n = 0; n < y_.shape[0]; n++, plane += rows_ * pitch) {
         for (int64_t r = 0; r < y_.shape[2] && height_ >= 0; r++) {
           int64_t row = first_ + ratio_ * c.row + r;
-          if (row < 0 || row >= height_) std::memset(plane + r * pitch, 0, size_t(width) * 4);
+          if (row < 0 || row >= height_) few_zeros(plane + r * pitch, width);
         }
         if (gap == 1) for (int64_t r = 0; r < y_.shape[2]; r++) plane[r * pitch + width] = 0;
-        else for (int64_t r = 0; r < y_.shape[2]; r++) std::fill_n(plane + r * pitch + width, gap, 0.0f);
-        std::memset(plane + y_.shape[2] * pitch, 0, size_t((rows_ - y_.shape[2]) * pitch) * 4);
+        else for (int64_t r = 0; r < y_.shape[2]; r++) few_zeros(plane + r * pitch + width, gap);
+        few_zeros(plane + y_.shape[2] * pitch, (rows_ - y_.shape[2]) * pitch);
       }
-      std::memset(plane, 0, size_t(tail_) * 4);
+      few_zeros(plane, tail_);
     }
   }
 

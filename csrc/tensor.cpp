@@ -19,15 +19,15 @@ class Copy final : public Op {
   void run(const Context& c) const override {
     const float* x = c.at(x_);
     float* y = c.at(y_);
-    int64_t from, to, inner = walk_.inner(), offsets[4];
+    int64_t from, to, inner = walk_.inner();
     if (turned_ >= 0) return tiles(c, x, y);
     c.share(walk_.outer(), from, to);
-    for (int64_t i = from; i < to; i++) {
-      walk_.at(i, offsets);
-      float* out = y + offsets[0];
-      const float* in = x + offsets[1];
+    for (Runs at(walk_, from, to); at.more(); at.next()) {
+      float* out = y + at.offsets[0];
+      const float* in = x + at.offsets[1];
       if (walk_.step(0) == 1 && walk_.step(1) == 1) std::memmove(out, in, size_t(inner) * 4);  // rows that two stripes share may overlap
       else if (walk_.step(0) == 1 && walk_.step(1) == 0) std::fill_n(out, inner, *in);
+      else if (walk_.step(0) == 1 && walk_.step(1) == 2) c.k->evens(in, out, inner);
       else
         for (int64_t k = 0; k < inner; k++) out[k * walk_.step(0)] = in[k * walk_.step(1)];
     }
@@ -181,7 +181,7 @@ class Reduce final : public Op {
   void run(const Context& c) const override {
     Walk kept({&kept_y_, &kept_x_}), gone({&gone_});
     bool along = gone.step(0) == 1;  // neighbours are reduced into one number; else runs are added to runs
-    int64_t from, to, o[4], g[4], runs = kept.outer() * (along ? kept.inner() : 1);
+    int64_t from, to, o[4], g[4], lines = gone.outer(), runs = kept.outer() * (along ? kept.inner() : 1);
     float factor = how_ == 1 ? 1.0f / float(gone_.numel()) : 1.0f;
     c.share(runs, from, to);
     for (int64_t i = from; i < to; i++) {
@@ -191,11 +191,12 @@ class Reduce final : public Op {
       if (along) {
         x += i % kept.inner() * kept.step(1), y += i % kept.inner() * kept.step(0);
         float total = how_ < 2 ? 0 : how_ == 2 ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity();
-        for (int64_t k = 0; k < gone.outer(); k++) {
-          gone.at(k, g);
-          if (how_ < 2) total += c.k->total(x + g[0], gone.inner());
+        if (how_ < 2 && gone.rank < 3 && x_.in_arena()) total = c.k->total_lines(x, gone.rank == 2 ? gone.stride[0][0] : 0, lines, gone.inner());
+        else for (Runs at(gone, 0, lines); at.more(); at.next()) {
+          const float* line = x + at.offsets[0];
+          if (how_ < 2) total += c.k->total(line, gone.inner());
           else for (int64_t j = 0; j < gone.inner(); j++) {
-            float v = x[g[0] + j];
+            float v = line[j];
             if (v != v || (how_ == 2 ? v > total : v < total)) total = v;
           }
         }

@@ -31,9 +31,11 @@ SEC_INLINE Vec larger(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }  // e
 SEC_INLINE Vec smaller(Vec a, Vec b) { return (a < b) | (a != a) ? a : b; }
 
 SEC_INLINE float sum(Vec v) {
-  float total = 0;
-  for (int i = 0; i < W; i++) total += v[i];
-  return total;
+  float s[W / 2];
+  SEC_UNROLL for (int i = 0; i < W / 2; i++) s[i] = v[i] + v[i + W / 2];
+  SEC_UNROLL for (int half = W / 4; half > 0; half /= 2)
+    SEC_UNROLL for (int i = 0; i < half; i++) s[i] += s[i + half];
+  return s[0];
 }
 
 #if SEC_WIDTH == 16
