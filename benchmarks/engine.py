@@ -1,17 +1,19 @@
 """The sparse engine against dense ONNX Runtime and OpenVINO, in turns.
 
-    python -m benchmarks.engine                     # all rows of benchmarks/engine.md: about half an hour
-    python -m benchmarks.engine --nets resnet50-90 --threads 1 --rounds 12
+    python -m benchmarks.engine                     # all rows of benchmarks/engine.md: about an hour
+    python -m benchmarks.engine --kinds resnet50 --threads 1 --batch 1
+    python -m benchmarks.engine --deepsparse FOLDER/bin/python      # and DeepSparse, from an environment that has it
 
-Every engine lives in a process of its own, with the same pruned weights. In each round each runs a few times, one after the other; a
-ratio is taken within a round, and the median of the rounds is reported. So a machine that is shared slows all of them alike.
-`cpu` is the same ratio of processor time, which leaves out the moments when somebody else had the core (one thread only).
-Needs torchvision, onnx, onnxscript, onnxruntime and openvino.
+Every engine lives in a process of its own. In each round each runs a few times, one after the other; a ratio is taken within a round, and
+the median of the rounds is reported. So a machine that is shared slows all of them alike. Dense engines do not look at weights, so one
+process of each serves all sparsities of a network. `cpu` is the same ratio of processor time, which leaves out the moments when somebody
+else had the core (one thread only). Needs torchvision, onnx, onnxscript, onnxruntime and openvino.
 """
 
 import multiprocessing
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -19,83 +21,108 @@ from typing import Any
 
 from benchmarks.record import options, record
 
-ENGINES = ("secateur", "onnxruntime", "onnxruntime int8", "openvino")
 DENSE = ("onnxruntime", "openvino")
-ROWS = [
-    ("resnet50-80", 1), ("resnet50-90", 1), ("resnet50-95", 1), ("resnet50-90-4x1", 1), ("mobilenet_v2-85", 1), ("mobilenet_v2-90", 1),
-    ("bert-80", 1), ("bert-90", 1), ("bert-95", 1), ("resnet50-90", 16), ("mobilenet_v2-85", 16), ("bert-90", 16),
-]  # fmt: skip
+COLUMNS = (*DENSE, "onnxruntime int8", "deepsparse")
+KINDS = {"resnet50": ("80", "90", "95", "90-4x1"), "mobilenet_v2": ("85", "90"), "bert": ("80", "90", "95")}
+SERVER = """
+import sys, numpy, deepsparse
+path, example, batch, threads = sys.argv[1:]
+engine, x = deepsparse.Engine(path, batch_size=int(batch), num_cores=int(threads)), numpy.load(example)
+for _ in sys.stdin:
+    engine.run([x])
+    print("ran", flush=True)
+"""
 
 
 def main() -> None:
     """Run and record."""
     parser = options(__doc__)
-    parser.add_argument("--nets", nargs="*", help="rows to run, e.g. resnet50-90 bert-95 (default: all)")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--batch", type=int, nargs="*", help="only these batch sizes")
-    parser.add_argument("--engines", nargs="*", default=list(ENGINES))
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 16])
+    parser.add_argument("--deepsparse", default="", help="a Python that has DeepSparse (AVX2 or later, Linux)")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--name", default="engine")
     given = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for threads in given.threads:
-        for net, batch in ROWS:
-            if (given.nets and net not in given.nets) or (given.batch and batch not in given.batch):
-                continue
-            if batch > 1 and threads > 1:
-                continue
-            rows.append(row(net, batch, threads, given.engines, 2 if given.quick else given.rounds))
-            print(said(rows[-1]), flush=True)
-            if not given.quick:
-                record(given.name, rows, out=given.out, rounds=given.rounds)
+        for batch in given.batch:
+            for kind in given.kinds:
+                rows += measured(kind, batch, threads, 2 if given.quick else given.rounds, given.deepsparse)
+                print("\n".join(said(row) for row in rows if row["net"].startswith(kind)), flush=True)
+                if not given.quick:
+                    record(given.name, rows, out=given.out, rounds=given.rounds)
 
 
-def row(net: str, batch: int, threads: int, engines: list[str], rounds: int) -> dict[str, Any]:
-    """Ratios of one network."""
+def measured(kind: str, batch: int, threads: int, rounds: int, deepsparse: str) -> list[dict[str, Any]]:
+    """Ratios of one network at all its sparsities."""
     context = multiprocessing.get_context("spawn")
+    nets = [f"{kind}-{zeros}" for zeros in KINDS[kind]]
+    wanted = [("secateur", net) for net in nets] + [(engine, nets[0]) for engine in COLUMNS[:3]]
+    wanted += [("deepsparse", net) for net in nets if deepsparse]
+    exporting, building = context.Lock(), context.Semaphore(2)
     with tempfile.TemporaryDirectory() as folder:
         workers = {}
-        for engine in engines:  # built one after the other
+        for engine, net in wanted:
             here, there = context.Pipe()
-            process = context.Process(target=work, args=(there, engine, net, batch, threads, folder), daemon=True)
+            job = (there, engine, net, batch, threads, folder, deepsparse, exporting, building)
+            process = context.Process(target=work, args=job)
             process.start()
-            workers[engine] = (process, here, here.recv())
-        samples: dict[str, list[tuple[float, float]]] = {engine: [] for engine in engines}
+            workers[engine, net] = (process, here)
+        ready = {key: pipe.recv() for key, (_, pipe) in workers.items()}
+        samples: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in workers}
         for _ in range(rounds):
-            for engine, (_, pipe, ready) in workers.items():
-                if ready["error"] is None:
+            for key, (_, pipe) in workers.items():
+                if ready[key]["error"] is None:
                     pipe.send(3 if batch == 1 else 1)
-                    samples[engine].append(pipe.recv())
+                    samples[key].append(pipe.recv())
                     time.sleep(0.02)
-        for process, pipe, _ in workers.values():
+        for process, pipe in workers.values():
             pipe.send(0)
             process.join(10)
-    found: dict[str, Any] = {"net": net, "batch": batch, "threads": threads, "rounds": rounds}
-    found["error"] = workers["secateur"][2]["difference"]
-    for engine, (_, _, ready) in workers.items():
-        if ready["error"] is not None:
-            found[engine] = {"failed": ready["error"]}
-            continue
-        ours, theirs = samples["secateur"], samples[engine]
-        found[engine] = {
-            "ms": 1e3 * statistics.median(t for t, _ in theirs),
-            "ratio": statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)),
-            "least": min(t for t, _ in theirs) / min(t for t, _ in ours),
-            "cpu": statistics.median(b / a for (_, a), (_, b) in zip(ours, theirs, strict=True)),
-        }
-    dense = [found[e] for e in DENSE if e in found and "ratio" in found[e]]
-    if dense:
-        found["against the better dense"] = {key: min(d[key] for d in dense) for key in ("ratio", "least", "cpu")}
-    return found
+    rows = []
+    for net in nets:
+        row: dict[str, Any] = {"net": net, "batch": batch, "threads": threads, "rounds": rounds}
+        ours = samples["secateur", net]
+        row |= {"error": ready["secateur", net]["difference"], "ms": 1e3 * statistics.median(t for t, _ in ours)}
+        for engine in COLUMNS:
+            key = (engine, net if engine == "deepsparse" else nets[0])
+            if key in workers:
+                row[engine] = {"failed": ready[key]["error"]} if ready[key]["error"] else compared(ours, samples[key])
+        dense = [row[engine] for engine in DENSE if "ms" in row[engine]]
+        row["better dense"] = min(dense, key=lambda cell: cell["ms"])
+        rows.append(row)
+    return rows
 
 
-def work(pipe: Any, engine: str, net: str, batch: int, threads: int, folder: str) -> None:
+def compared(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> dict[str, float]:
+    """How many times faster: the median of the rounds, by the shortest times, by processor time."""
+    return {
+        "ms": 1e3 * statistics.median(t for t, _ in theirs),
+        "ratio": statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)),
+        "least": min(t for t, _ in theirs) / min(t for t, _ in ours),
+        "cpu": statistics.median(b / a for (_, a), (_, b) in zip(ours, theirs, strict=True)),
+    }
+
+
+def work(
+    pipe: Any,
+    engine: str,
+    net: str,
+    batch: int,
+    threads: int,
+    folder: str,
+    deepsparse: str,
+    exporting: Any,
+    building: Any,
+) -> None:
     """One engine: runs when it is told to, answers with the median wall time and processor time of a run."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        run, difference = built(engine, net, batch, threads, Path(folder))
-        for _ in range(3):
-            run()
+        with building:
+            run, difference = built(engine, net, batch, threads, Path(folder), exporting, deepsparse)
+            for _ in range(3):
+                run()
     except Exception as error:  # noqa: BLE001 - an engine that is not installed is a column that is missing
         pipe.send({"error": f"{type(error).__name__}: {str(error)[:200]}", "difference": None})
         pipe.recv()
@@ -113,7 +140,9 @@ def work(pipe: Any, engine: str, net: str, batch: int, threads: int, folder: str
         pipe.send((statistics.median(walls), statistics.median(cpus)))
 
 
-def built(engine: str, net: str, batch: int, threads: int, folder: Path) -> tuple[Any, float | None]:
+def built(
+    engine: str, net: str, batch: int, threads: int, folder: Path, exporting: Any, deepsparse: str
+) -> tuple[Any, float | None]:
     """A function that runs ``net`` once, and the largest relative difference from torch (of ours)."""
     import torch
 
@@ -128,68 +157,79 @@ def built(engine: str, net: str, batch: int, threads: int, folder: Path) -> tupl
         with torch.no_grad():
             expected = model(x)
         return lambda: fast(x), float((fast(x) - expected).abs().max() / expected.abs().max())
-    if engine == "torch":
-        model = model.to(memory_format=torch.channels_last) if x.dim() == 4 else model
-        fed = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
-        grad = torch.inference_mode(mode=True)
-        grad.__enter__()
-        return lambda: model(fed), None
+    if engine == "deepsparse":
+        return with_deepsparse(model, x, threads, folder / f"{net}.onnx", deepsparse), None
     path = folder / "net.onnx"
-    if not path.exists():
-        torch.onnx.export(
-            model, (x,), path, input_names=["x"], output_names=["y"], dynamo=True, external_data=False, verbose=False
-        )
-    return (with_openvino if engine == "openvino" else with_onnxruntime)(
-        path, x.numpy(), threads, int8="int8" in engine
-    ), None
+    with exporting:
+        if not path.exists():
+            exported(model, (x,), path)
+    inputs = {"x": x.numpy()}
+    if engine == "openvino":
+        return with_openvino(path, inputs, threads), None
+    return with_onnxruntime(path, inputs, threads, int8="int8" in engine), None
 
 
-def with_onnxruntime(path: Path, x: Any, threads: int, *, int8: bool) -> Any:
+def with_deepsparse(model: Any, x: Any, threads: int, path: Path, python: str) -> Any:
+    """DeepSparse 1.8, which reads files of older versions only, in the environment that has it."""
+    import numpy
+    import torch
+
+    torch.onnx.export(model, (x,), path, dynamo=False, opset_version=14)
+    numpy.save(example := path.with_suffix(".npy"), x.numpy())
+    words = [python, "-c", SERVER, str(path), str(example), str(x.shape[0]), str(threads)]
+    environment = os.environ | {"NM_DISABLE_ANALYTICS": "1", "PYTHONPATH": ""}
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def run() -> None:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write("\n")
+        server.stdin.flush()
+        while (line := server.stdout.readline()) != "ran\n":
+            if not line:
+                raise RuntimeError(f"DeepSparse ended with {server.wait()}")
+
+    return run
+
+
+def with_onnxruntime(path: Path, inputs: dict[str, Any], threads: int, *, int8: bool = False) -> Any:
     """ONNX Runtime, dense; int8 as its quantisation tools make it: per channel, calibrated on the example for images, dynamic for text."""
     import onnxruntime
 
-    if int8:
-        path = quantised(path, x)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"x": x})
+    file = quantised(path, inputs) if int8 else path
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, inputs)
 
 
-def quantised(path: Path, x: Any) -> Path:
+def quantised(path: Path, inputs: dict[str, Any]) -> Path:
     """The int8 file beside ``path``."""
     from onnxruntime import quantization as q
 
     made = path.with_name("int8.onnx")
-    if x.ndim == 3:
+    if all(x.ndim != 4 or x.shape[1] != 3 for x in inputs.values()):
         q.quantize_dynamic(path, made, weight_type=q.QuantType.QInt8, per_channel=True)
         return made
 
     class Once(q.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = [{"x": x}]
+            self.left = [inputs]
 
         def get_next(self) -> Any:
             return self.left.pop() if self.left else None
 
     prepared = path.with_name("prepared.onnx")
     q.shape_inference.quant_pre_process(str(path), str(prepared))
-    q.quantize_static(
-        str(prepared),
-        str(made),
-        Once(),
-        quant_format=q.QuantFormat.QDQ,
-        per_channel=True,
-        weight_type=q.QuantType.QInt8,
-    )
+    how = {"quant_format": q.QuantFormat.QDQ, "per_channel": True, "weight_type": q.QuantType.QInt8}
+    q.quantize_static(str(prepared), str(made), Once(), **how)
     return made
 
 
-def with_openvino(path: Path, x: Any, threads: int, *, int8: bool) -> Any:
+def with_openvino(path: Path, inputs: dict[str, Any], threads: int) -> Any:
     """OpenVINO, dense, for latency."""
     import openvino
 
-    del int8
     core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -198,20 +238,25 @@ def with_openvino(path: Path, x: Any, threads: int, *, int8: bool) -> Any:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
-    return lambda: request.infer({0: x}, share_inputs=True)
+    return lambda: request.infer(inputs, share_inputs=True)
+
+
+def exported(model: Any, inputs: tuple[Any, ...], path: Path) -> dict[str, Any]:
+    """Write the ONNX file; the inputs by name, as numpy arrays."""
+    import torch
+
+    names = ["x", "y", "z"][: len(inputs)]
+    torch.onnx.export(model, inputs, path, input_names=names, dynamo=True, external_data=False, verbose=False)
+    return {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
 
 
 def said(row: dict[str, Any]) -> str:
     """One line."""
     columns = [
-        f"{e} {row[e].get('ratio', float('nan')):.2f} ({row[e].get('least', float('nan')):.2f}, cpu {row[e].get('cpu', float('nan')):.2f})"
-        for e in row
-        if e in ENGINES
+        f"{e} {row[e].get('failed') or round(row[e]['ratio'], 2)}" for e in (*COLUMNS, "better dense") if e in row
     ]
-    failed = [f"{e}: {row[e]['failed']}" for e in row if e in ENGINES and "failed" in row[e]]
-    return f"{row['net']} batch {row['batch']} threads {row['threads']} err {row['error']}: " + "; ".join(
-        [*columns, *failed]
-    )
+    start = f"{row['net']} batch {row['batch']} threads {row['threads']}: {row['ms']:.1f} ms, off by {row['error']:.1g}"
+    return f"{start}; times as fast as {', '.join(columns)}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from benchmarks.data import WEIGHTS
-from benchmarks.engine import quantised
+from benchmarks.engine import exported, with_onnxruntime
 from benchmarks.models.smollm import SmolLM, state_of, turned
 from benchmarks.record import options, record
 from benchmarks.turns import rounds_in_turns
@@ -92,19 +92,12 @@ def onnx_calls(dense: SmolLM, folder: Path) -> dict[str, Any]:
     """Dense steps in torch and ONNX Runtime."""
     step = Step(dense).eval()
     inputs = (torch.tensor([[5]]), torch.randn(30, 1, 3, PAST, 64), torch.randn(30, 1, 3, PAST, 64))
-    path = folder / "step.onnx"
-    names = ["token", "keys", "values"]
-    torch.onnx.export(step, inputs, path, input_names=names, dynamo=True, external_data=False, verbose=False)
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    fed = dict(zip(names, (i.numpy() for i in inputs), strict=True))
-    calls: dict[str, Any] = {"torch": lambda: step(*inputs)}
-    for name, file in (("onnxruntime", path), ("onnxruntime int8", quantised(path, inputs[1].numpy()[0, 0]))):
-        session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
-        calls[name] = lambda session=session: session.run(None, fed)
-    return calls
+    given = exported(step, inputs, path := folder / "step.onnx")
+    return {
+        "torch": lambda: step(*inputs),
+        "onnxruntime": with_onnxruntime(path, given, 1),
+        "onnxruntime int8": with_onnxruntime(path, given, 1, int8=True),
+    }
 
 
 def measured(dense: SmolLM, sparsity: float, others: dict[str, Any], rounds: int) -> dict[str, float]:

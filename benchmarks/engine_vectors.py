@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from benchmarks.engine import with_onnxruntime, with_openvino
+from benchmarks.engine import exported, with_onnxruntime, with_openvino
 from benchmarks.engine_nets import prune_randomly_
 from benchmarks.record import options, record
 from benchmarks.turns import rounds_in_turns
@@ -34,11 +34,10 @@ def main() -> None:
             torch.manual_seed(0)
             model = nn.Sequential(nn.Linear(given.size, given.size, bias=False)).eval()
             prune_randomly_(model, percent / 100, 1, lambda *_: False)
-            path = Path(folder) / "net.onnx"
-            torch.onnx.export(model, (x,), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+            inputs = exported(model, (x,), path := Path(folder) / "net.onnx")
             calls = {
-                "onnxruntime": with_onnxruntime(path, x.numpy(), 1, int8=False),
-                "openvino": with_openvino(path, x.numpy(), 1, int8=False),
+                "onnxruntime": with_onnxruntime(path, inputs, 1),
+                "openvino": with_openvino(path, inputs, 1),
                 "torch": lambda model=model: model(x),
             }
             for values in ("float32", "float16", "int8"):
