@@ -145,13 +145,12 @@ class Where final : public Op {
  public:
   Where(const Program&, const Args& a) : c_(a.tensor(0)), x_(a.tensor(1)), y_(a.tensor(2)), out_(a.output(3)), walk_({&out_, &c_, &x_, &y_}) {}
   void run(const Context& c) const override {
-    int64_t from, to, o[4];
+    int64_t from, to, inner = walk_.inner(), so = walk_.step(0), sc = walk_.step(1), sx = walk_.step(2), sy = walk_.step(3);
     c.share(walk_.outer(), from, to);
-    for (int64_t i = from; i < to; i++) {
-      walk_.at(i, o);
-      for (int64_t k = 0; k < walk_.inner(); k++)
-        c.at(out_)[o[0] + k * walk_.step(0)] =
-            c.at(c_)[o[1] + k * walk_.step(1)] != 0 ? c.at(x_)[o[2] + k * walk_.step(2)] : c.at(y_)[o[3] + k * walk_.step(3)];
+    for (Runs at(walk_, from, to); at.more(); at.next()) {
+      const float *condition = c.at(c_) + at.offsets[1], *x = c.at(x_) + at.offsets[2], *y = c.at(y_) + at.offsets[3];
+      float* out = c.at(out_) + at.offsets[0];
+      for (int64_t k = 0; k < inner; k++) out[k * so] = condition[k * sc] != 0 ? x[k * sx] : y[k * sy];
     }
   }
 

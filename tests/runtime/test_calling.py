@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from math import prod
 
 import numpy as np
 import pytest
@@ -352,3 +353,23 @@ def test_a_norm_of_nearly_equal_values(norm, shape, kernels):
     found = sc.compile(norm.eval(), x, kernels=kernels, threads=1)(x)
     # A sum in float32 alone puts the mean off by so much that this would be 1e-3 to 2e-2.
     assert float((found - exact).abs().max()) <= 3e-4
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 5), (4, 5), (1, 1, 1, 5), (2, 1, 1, 5), (2, 1, 4, 5), (1, 3, 1, 5), (2, 3, 4, 5)]
+)
+def test_masks_of_every_shape_that_broadcasts(shape, expanded):
+    generator = torch.Generator().manual_seed(0)
+    sees = (torch.rand(shape, generator=generator) > 0.3).long()
+    sees[..., 0] = 1
+    q, k = torch.randn(2, 3, 4, 8, generator=generator), torch.randn(2, 3, 5, 8, generator=generator)
+
+    def attend(_, q, k, sees):
+        mask = (sees > 0).expand(2, 3, 4, 5) if expanded else sees > 0
+        return F.scaled_dot_product_attention(q, k, k, mask)
+
+    compiled = sc.compile(Fn(attend), (q, k, sees), threads=1)
+    torch.testing.assert_close(compiled(q, k, sees), attend(None, q, k, sees), rtol=1e-4, atol=1e-5)
+    (chosen,) = (step for step in compiled.engine.document["programs"][0]["steps"] if step[0] == "where")
+    assert prod(chosen[1][-1][3]) == sees.numel()  # not once for every head and query

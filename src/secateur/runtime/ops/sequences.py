@@ -55,14 +55,14 @@ def _heads(e: Emitter, x: Value) -> View:
 def _mask(e: Emitter, mask: Value, shape: tuple[int, ...]) -> View:
     if mask.dtype is torch.bool:
         if mask.tensor is None:
-            view = e.view(mask).expanded(shape)
+            view = e.view(mask)  # once where it is the same for all heads and queries
+            small = [1 if step == 0 else size for size, step in zip(view.shape, view.strides, strict=True)]
             numbers = [
-                View(1, e.constants.number(np.array([n], np.float32)), 0, (), ()).expanded(shape)
+                View(1, e.constants.number(np.array([n], np.float32)), 0, (), ()).expanded(small)
                 for n in (0.0, -math.inf)
             ]
-            out = e.plain(shape)
-            e.step("where", [view, *numbers, out])
-            return out
+            e.step("where", [view.with_(small, view.strides), *numbers, out := e.plain(small)])
+            return out.expanded(view.shape).expanded(shape)
         array = np.where(mask.array != 0, np.float32(0), np.float32(-math.inf)).astype(np.float32)
         mask = Value(mask.shape, torch.float32, tensor=torch.from_numpy(array))
     return e.view(mask).expanded(shape)
