@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine import COLUMNS
+from benchmarks.engine_combined import section
+from benchmarks.engine_real import OTHERS
 from benchmarks.record import RESULTS
+from benchmarks.tables import table
 
 NAMES = {
     "resnet50": "ResNet-50",
@@ -14,47 +18,75 @@ NAMES = {
 HEAD = """# The engine against dense ONNX Runtime and OpenVINO
 
 `sc.compile` on randomly pruned networks (uniform over layers; stem, depthwise convolutions and classifiers of the image networks stay
-dense), all engines with the same weights, every engine in a process of its own, in turns. A number is how many times faster the engine is:
-the median of the rounds' ratios of wall time; in brackets the ratio of the shortest times, and of processor time, which leaves out the
-moments when somebody else had the core. Written by `python -m benchmarks.engine_page` from `results/engine*.json`; every row says with how
-many rounds it was taken. The machine is a virtual one whose host had other work: single rows can be off by 10 %, and the tables were not
-measured at the same time. Between them the same code on the same network (BERT) came out a quarter apart, since what skips zeros lives on
-the caches, which others use too, and dense products do not: compare rows of one table.
+dense), every engine in a process of its own, in turns. A number is how many times faster the engine is: the median of the rounds' ratios of
+wall time; in brackets the ratio of the shortest times, and of processor time, which leaves out the moments when somebody else had the core
+(one thread only). DeepSparse is run on the same sparse weights; the others are dense, and do not look at weights. Written by
+`python -m benchmarks.engine_page` from `results/engine*.json`. The machine is a virtual one whose host has other work, and what skips zeros
+lives on caches that others use too: between runs of one program rows differ by a tenth, at bad times by a third, so compare within a table.
 """
+ORDER = (
+    "engine",
+    "engine_layers",
+    "engine_vectors",
+    "engine_stripes",
+    "engine_generation",
+    "engine_real",
+    "engine_combined",
+)
 
 
 def main() -> None:
     """Write the page."""
     parts = [HEAD]
-    for path in sorted(RESULTS.glob("engine*.json")):
-        said = json.loads(path.read_text())
-        writer = WRITERS.get(path.stem.removeprefix("engine_"), nets)
-        parts += [writer(said["rows"]), foot(said["machine"], path)]
+    for name in ORDER:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            said = json.loads(path.read_text())
+            parts += [WRITERS[name](said), foot(said, path)]
     (RESULTS.parent / "engine.md").write_text("\n".join(parts))
 
 
-def foot(machine: dict[str, Any], path: Path) -> str:
+def foot(said: dict[str, Any], path: Path) -> str:
     """Where it was measured."""
-    return f"*`{path.name}`: {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit `{machine['secateur_commit']}`, {machine['date']}.*\n"
+    machine, rounds = said["machine"], f"{said['rounds']} rounds, " if "rounds" in said else ""
+    return f"*`{path.name}`: {rounds}{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit `{machine['secateur_commit']}`, {machine['date']}.*\n"
 
 
-def nets(rows: list[dict[str, Any]]) -> str:
-    """Whole networks."""
-    engines = [e for e in ("onnxruntime", "openvino", "onnxruntime int8") if any("ratio" in r.get(e, {}) for r in rows)]
-    first = rows[0]
-    lines = [
-        f"## Whole networks: {first['threads']} thread{'s' if first['threads'] > 1 else ''}, batch {first['batch']}\n"
+def nets(said: dict[str, Any]) -> str:
+    """Whole networks, a table for every number of threads and every batch size; then how time grows."""
+    rows, tables = said["rows"], []
+    for threads, batch in dict.fromkeys((row["threads"], row["batch"]) for row in rows):
+        chosen = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
+        head = ["network", "zeros", "ms", "against the better dense one", *COLUMNS, "difference from torch"]
+        body = [
+            [*named(row["net"]), f"{row['ms']:.1f}", ratio(row["better dense"], threads)]
+            + [ratio(row.get(column, {}), threads) for column in COLUMNS]
+            + [f"{row['error']:.0e}"]
+            for row in chosen
+        ]
+        title = f"## Whole networks: {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
+        tables.append(f"{title}\n\n{table(head, body)}\n")
+    return "\n".join([*tables, growth(rows)])
+
+
+def growth(rows: list[dict[str, Any]]) -> str:
+    """Milliseconds an example by threads and batch."""
+    kinds = list(dict.fromkeys((row["threads"], row["batch"]) for row in rows))
+    found = {(row["net"], row["threads"], row["batch"]): row for row in rows}
+    head = ["network", "zeros", *(f"{t} thread{'s' if t > 1 else ''}, batch {b}" for t, b in kinds)]
+    body = [
+        [*named(net)]
+        + [f"{found[net, t, b]['ms'] / b:.2f} ({found[net, t, b]['better dense']['ms'] / b:.1f})" for t, b in kinds]
+        for net in dict.fromkeys(row["net"] for row in rows)
+        if all((net, t, b) in found for t, b in kinds)
     ]
-    lines += [
-        "| network | zeros | " + " | ".join(f"against {e}" for e in engines) + " | rounds | difference from torch |"
-    ]
-    lines += ["|---|---|" + "---|" * (len(engines) + 2)]
-    for row in rows:
-        kind, percent, *blocks = row["net"].split("-")
-        cells = [ratio(row.get(e, {}), row["threads"]) for e in engines]
-        zeros = f"{percent} %{', 4×1 blocks' if blocks else ''}"
-        lines.append(f"| {NAMES[kind]} | {zeros} | {' | '.join(cells)} | {row['rounds']} | {row['error']:.0e} |")
-    return "\n".join(lines) + "\n"
+    return f"## Milliseconds an example (in brackets those of the better dense one)\n\n{table(head, body)}\n"
+
+
+def named(net: str) -> tuple[str, str]:
+    """The network and what it lacks."""
+    kind, percent, *blocks = net.split("-")
+    return NAMES[kind], f"{percent} %{', 4×1 blocks' if blocks else ''}"
 
 
 def ratio(cell: dict[str, Any], threads: int) -> str:
@@ -65,39 +97,41 @@ def ratio(cell: dict[str, Any], threads: int) -> str:
     return f"{cell['ratio']:.2f} ({cell['least']:.2f}{cpu})"
 
 
-def stripes(rows: list[dict[str, Any]]) -> str:
+def stripes(said: dict[str, Any]) -> str:
     """With stripes and without."""
     lines = [
         "## Stripes of rows, one thread, in one process\n",
         "| network | batch | times as fast with them | memory without | with |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in said["rows"]:
         name = NAMES[row["net"].split("-")[0]]
         cells = row["batch"], f"{row['times as fast']:.2f}", f"{row['without MB']} MB", f"{row['with MB']} MB"
         lines.append(f"| {name}, {row['net'].split('-')[1]} % | {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
-def vectors(rows: list[dict[str, Any]]) -> str:
+def vectors(said: dict[str, Any]) -> str:
     """Products with one vector."""
     lines = [
         "## A vector times a 4096 × 4096 matrix, one thread, against the better of the two\n",
         "| zeros | float32 | float16 | int8 |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {r['sparsity']} % | {r['float32']:.1f} | {r['float16']:.1f} | {r['int8']:.1f} |" for r in rows]
+    lines += [
+        f"| {r['sparsity']} % | {r['float32']:.1f} | {r['float16']:.1f} | {r['int8']:.1f} |" for r in said["rows"]
+    ]
     return "\n".join(lines) + "\n"
 
 
-def generation(rows: list[dict[str, Any]]) -> str:
+def generation(said: dict[str, Any]) -> str:
     """Tokens."""
     lines = ["## SmolLM2-135M, one token after 64 others, one thread\n"]
     lines += [
         "| zeros | int8 values against: ONNX Runtime int8 | ONNX Runtime | torch | float32 values against: ONNX Runtime int8 | ONNX Runtime | torch | difference, float32 |"
     ]
     lines += ["|---|---|---|---|---|---|---|---|"]
-    for r in rows:
+    for r in said["rows"]:
         cells = [
             f"{r[f'{v} against {e}']:.2f}"
             for v in ("int8", "float32")
@@ -107,22 +141,67 @@ def generation(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def real(rows: list[dict[str, Any]]) -> str:
+def real(said: dict[str, Any]) -> str:
     """Trained networks."""
-    lines = [
-        "## Trained networks, pruned in one shot, one thread, batch 1\n",
-        "| network | zeros | against dense torch | file, MB | top-1 | difference from torch |",
-        "|---|---|---|---|---|---|",
+    head = [
+        "network",
+        "zeros",
+        "score",
+        "against the better dense one",
+        *OTHERS,
+        "file, MB (dense)",
+        "difference from torch",
     ]
-    for r in rows:
-        score = f"{r['top-1']:.1f}" if "top-1" in r else ""
-        lines.append(
-            f"| {r['net']} | {100 * r['sparsity']:.0f} % | {r['against dense torch']:.2f} | {r['file MB']:.2f} | {score} | {r['difference']:.0e} |"
-        )
-    return "\n".join(lines) + "\n"
+    body = [
+        [r["net"], f"{100 * r['sparsity']:.0f} %", f"{r['score']:.2f} {r['unit']}", f"{r['against the better']:.2f}"]
+        + [f"{r[f'against {name}']:.2f}" for name in OTHERS]
+        + [f"{r['file MB']:.1f} ({r['dense file MB']:.1f})", f"{r['difference']:.0e}"]
+        for r in said["rows"]
+    ]
+    words = "One image, one sentence of 64 tokens, one thread. SmolLM2's score is a perplexity: lower is better."
+    return f"## Trained networks, pruned in one shot by layer-wise OBS, not trained again\n\n{words}\n\n{table(head, body)}\n"
 
 
-WRITERS = {"vectors": vectors, "generation": generation, "real": real, "stripes": stripes}
+def layers(said: dict[str, Any]) -> str:
+    """Single layers, and memory."""
+    zeros = [key for key in said["rows"][0]["ms"] if key[0].isdigit()]
+    head = [
+        "layer",
+        "break-even",
+        "with its own dense product",
+        "dense: ONNX Runtime, OpenVINO, own",
+        *(f"{float(z):.0%}" for z in zeros),
+    ]
+    body = [
+        [r["layer"], share(r["break-even"]), share(r["break-even with own dense"])]
+        + [", ".join(f"{r['ms'][e]:.2f}" for e in ("onnxruntime", "openvino", "own dense"))]
+        + [f"{r['ms'][z]:.2f}" for z in zeros]
+        for r in said["rows"]
+    ]
+    text = f"## Single layers, one thread: milliseconds, and from how many zeros on leaving them out pays\n\n{table(head, body)}\n"
+    head = ["network", "zeros", "MB of a serving process", "ONNX Runtime, dense", "file, MB", "dense"]
+    rows = [
+        [*named(r["net"])]
+        + [f"{r[f'{engine}{what} MB']:.1f}" for what in ("", " file") for engine in ("secateur", "onnxruntime")]
+        for r in said["served"]
+    ]
+    return f"{text}\n## What serving takes of memory, without the imports\n\n{table(head, rows)}\n"
+
+
+def share(of: float | None) -> str:
+    """Per cent."""
+    return "nowhere" if of is None else f"{of:.0%}"
+
+
+WRITERS = {
+    "engine": nets,
+    "engine_layers": layers,
+    "engine_vectors": vectors,
+    "engine_stripes": stripes,
+    "engine_generation": generation,
+    "engine_real": real,
+    "engine_combined": section,
+}
 
 if __name__ == "__main__":
     main()
