@@ -56,7 +56,7 @@ def _mask(e: Emitter, mask: Value, shape: tuple[int, ...]) -> View:
     if mask.dtype is torch.bool:
         if mask.tensor is None:
             view = e.view(mask)  # once where it is the same for all heads and queries
-            small = [1 if step == 0 else size for size, step in zip(view.shape, view.strides, strict=True)]
+            small = tuple(1 if step == 0 else size for size, step in zip(view.shape, view.strides, strict=True))
             numbers = [
                 View(1, e.constants.number(np.array([n], np.float32)), 0, (), ()).expanded(small)
                 for n in (0.0, -math.inf)
