@@ -64,7 +64,7 @@ struct Engine {  // a program, and the arrays that it reads, kept alive
     args.ints = std::move(ints), args.numbers = std::move(numbers), args.arrays = std::move(arrays);
     program.add(kind, args);
   }
-  std::vector<double> run(const std::vector<Floats>& slots, nb::object state, int64_t position, bool timed, nb::object outside) {
+  std::vector<double> run(const std::vector<Floats>& slots, nb::object state, int64_t position, bool timed, nb::object outside, bool alone) {
     demand(slots.size() == program.slots().size(), "a program is called with another number of inputs and outputs");
     std::vector<float*> places;
     for (size_t k = 0; k < slots.size(); k++) {
@@ -92,7 +92,7 @@ struct Engine {  // a program, and the arrays that it reads, kept alive
     };
     {
       nb::gil_scoped_release release;
-      program.run(places.data(), memory, position, timed ? seconds.data() : nullptr, outside.is_none() ? nullptr : &call);
+      program.run(places.data(), memory, position, timed ? seconds.data() : nullptr, outside.is_none() ? nullptr : &call, alone);
     }
     if (failure) std::rethrow_exception(failure);
     return seconds;
@@ -111,7 +111,7 @@ NB_MODULE(_engine, m) {
       .def("add", &Engine::add)
       .def("complete", [](const Engine& e) { e.program.complete(); })
       .def("run", &Engine::run, nb::arg("slots"), nb::arg("state").none(), nb::arg("position") = 0, nb::arg("timed") = false,
-           nb::arg("outside") = nb::none())
+           nb::arg("outside") = nb::none(), nb::arg("alone") = false)
       .def("tune", [](Engine& e, size_t op, int rounds) { return e.program.tune(op, rounds); })
       .def("choice", [](const Engine& e, size_t op) { return e.program.choice(op); })
       .def("nbytes", [](const Engine& e, size_t op) { return e.program.bytes(op); })

@@ -352,17 +352,17 @@ void Program::give_back(std::unique_ptr<float[]> arena) {
 
 static float* aligned(float* p) { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64) + kGuard; }
 
-void Program::run(float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside) {
+void Program::run(float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside, bool alone) {
   auto arena = borrow();
-  run_in(aligned(arena.get()), slots, state, position, seconds, outside);
+  run_in(aligned(arena.get()), slots, state, position, seconds, outside, alone ? 1 : threads_);
   give_back(std::move(arena));
 }
 
 void Program::run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds,
-                     const std::function<void(int64_t)>* outside) {
+                     const std::function<void(int64_t)>* outside, int wanted) {
   complete();
-  Lease lease(threads_);
-  int threads = lease.pool ? threads_ : 1;
+  Lease lease(wanted);
+  int threads = lease.pool ? wanted : 1;
   Barrier barrier;
   Failure failure;
   std::function<void(int)> work = [&](int thread) {

@@ -110,7 +110,8 @@ class Program {
   int64_t constant(Array a);
   void add(const std::string& kind, const Args& args);
   void complete() const { demand(!open_, "stripes lack operations"); }
-  void run(float* const* slots, float* state, int64_t position, double* seconds = nullptr, const std::function<void(int64_t)>* outside = nullptr);
+  void run(float* const* slots, float* state, int64_t position, double* seconds = nullptr, const std::function<void(int64_t)>* outside = nullptr,
+           bool alone = false);  // alone: on the caller's thread only
   // Times the choices of one product; keeps and returns the best.
   std::vector<int> tune(size_t op, int rounds);
 
@@ -128,7 +129,7 @@ class Program {
   const Kernels* kernels() const { return kernels_; }
 
  private:
-  void run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside);
+  void run_in(float* arena, float* const* slots, float* state, int64_t position, double* seconds, const std::function<void(int64_t)>* outside, int threads);
   void run_stripes(size_t first, const Stripes& s, const Context& c, double* seconds) const;
   float* local(float* arena, int thread) const { return arena + arena_ + (local_ + 15) / 16 * 16 * thread + kGuard * (1 + thread); }
   std::unique_ptr<float[]> borrow();

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -122,12 +123,10 @@ class Model:
                 f"a size of {size} along axis {self.axis}: the model was compiled for {among(sizes)}, and {alone}; compile with batch={size}"
             )
         for program in self._programs:
-            while size - start >= program.size and (not alone or program.size == size):
-                pieces = [
-                    piece_of(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)
-                ]
-                parts.append(program.run(self.engine(program), pieces, state, position + start))
-                start += program.size
+            count = (size - start) // program.size if not alone or program.size == size else 0
+            starts = range(start, start + count * program.size, program.size)
+            parts += self._pieces(program, arrays, starts, state, position)
+            start += count * program.size
         if start != size or not parts:
             raise BadInput(
                 f"a size of {size} along axis {self.axis} is not made of {among(sizes)}"
@@ -141,6 +140,24 @@ class Model:
         results = [turn(x) for x in joined]
         gives = self._gives(next(p for p in self._programs if p.size == size) if alone else first)
         return results[0] if gives is None else filled(gives, results)
+
+    def _pieces(
+        self, program: Program, arrays: Sequence[NDArray[Any]], starts: Sequence[int], state: Any, position: int
+    ) -> list[list[NDArray[Any]]]:
+        """The results of one program from each of ``starts`` on; side by side, each on a thread of its own, where there are enough of them."""
+        engine = self.engine(program)
+        beside = state is None and 1 < self.threads <= len(starts)
+
+        def piece(start: int) -> list[NDArray[Any]]:
+            given = [
+                piece_of(a, s, self.axis, start, program.size) for a, s in zip(arrays, program.inputs, strict=True)
+            ]
+            return program.run(engine, given, state, position + start, alone=beside)
+
+        if not beside:
+            return [piece(start) for start in starts]
+        with ThreadPoolExecutor(self.threads) as threads:
+            return list(threads.map(piece, starts))
 
     def _size(self, arrays: Sequence[NDArray[Any]]) -> int:
         for array, said in zip(arrays, self._programs[0].inputs, strict=True):

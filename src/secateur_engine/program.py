@@ -58,12 +58,20 @@ class Program:
         return [tuple(s["shape"]) for s in (*self.inputs, *self.outputs, *between)]
 
     def run(
-        self, engine: Any, pieces: Sequence[NDArray[Any]], state: Any, position: int, seconds: list[float] | None = None
+        self,
+        engine: Any,
+        pieces: Sequence[NDArray[Any]],
+        state: Any,
+        position: int,
+        seconds: list[float] | None = None,
+        *,
+        alone: bool = False,
     ) -> list[NDArray[Any]]:
-        """One run; ``seconds`` is filled with the time of every step."""
+        """One run, ``alone`` on the caller's thread; ``seconds`` is filled with the time of every step."""
         slots = [checked(piece, said, k) for k, (piece, said) in enumerate(zip(pieces, self.inputs, strict=True))]
         slots += [np.empty(shape, np.float32) for shape in self.slot_shapes()[len(slots) :]]
-        took = engine.run(slots, state, position, seconds is not None, self._call(slots) if self.others else None)
+        call = self._call(slots) if self.others else None
+        took = engine.run(slots, state, position, seconds is not None, call, alone)
         if seconds is not None:
             seconds[:] = took
         made = slots[len(self.inputs) : len(self.inputs) + len(self.outputs)]

@@ -18,6 +18,7 @@ from secateur.counting import check_choice, check_number
 from secateur.errors import BadFile, UnknownName, UnknownOperation, WrongModel
 from secateur.examples import Example, leaving_no_trace, run
 from secateur.report import Pruned
+from secateur.runtime.batches import batch_sizes, row_by_row
 from secateur.runtime.capturing import captured
 from secateur.runtime.compiling import program
 from secateur.runtime.emitting import Constants
@@ -30,7 +31,6 @@ from secateur_engine.nesting import written
 __all__ = ["Compiled", "compile_model", "load"]
 
 _VALUES = ("float32", "float16", "int8")
-_MANY = 64  # sizes with a program each
 _WIDTHS = {"avx512": 16, "avx2": 8, "baseline": 4}  # floats in a register
 
 
@@ -137,11 +137,10 @@ def compile_model(
                 "the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"
             ],
         )
-    constants = Constants()
     threads = threads or torch.get_num_threads()
     width = _WIDTHS[secateur_engine.available(kernels)]
     how = {"values": values, "form": form, "threads": threads, "width": width, "stripes": stripes}
-    document = _document(module, example, constants, batch=batch, cache=cache, **how)
+    document, constants = _document(module, example, batch=batch, cache=cache, **how)
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
     ).built()
@@ -168,21 +167,36 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -
 
 
 def _document(
-    module: nn.Module, example: Example, constants: Constants, *, batch: Any, cache: int, **how: Any
-) -> dict[str, Any]:
-    """A program for every batch size, and how the model is called; weights go into ``constants``."""
+    module: nn.Module, example: Example, *, batch: Any, cache: int, **how: Any
+) -> tuple[dict[str, Any], Constants]:
+    """A program for every batch size, and how the model is called; and the weights."""
     axis = 1 if cache else 0
-    programs, labels = [], []
-    result: Any = None
     alone, splits = "" if cache else why_alone(module, example), growing(example, axis)
-    for size in _sizes(example, batch, axis, every=bool(alone)):
+    sizes = batch_sizes(example, batch, axis, every=bool(alone))
+
+    def made(size: int, constants: Constants) -> tuple[dict[str, Any], dict[str, Any]]:
         graph = captured(module, sized(example, size, axis))
-        made, said = _program(graph, constants, size=size, splits=splits, cache=cache, **how)
-        programs.append(made | ({"gives": graph.result} if alone else {}))  # a list may have an entry for each row
-        labels.append(said)
-        result = graph.result
+        document, said = _program(graph, constants, size=size, splits=splits, cache=cache, **how)
+        return document | {"gives": graph.result}, said
+
+    constants = Constants()
+    programs = {1: made(1, constants)} if max(sizes) > 1 and not alone and not cache else {}
+    if programs and row_by_row(programs[1][0], constants.arrays, max(sizes)):
+        programs[1][1]["notes"].append(
+            "the rows of a batch run one after the other, or side by side on their own threads"
+        )
+        sizes = [1]
+    elif 1 not in sizes:
+        programs, constants = {}, Constants()
+    for size in sizes:
+        programs[size] = programs.get(size) or made(size, constants)
+    documents, labels = ([programs[size][k] for size in sizes] for k in (0, 1))
+    result = documents[-1]["gives"]
+    if not alone:  # otherwise a list may have an entry for each row
+        for document in documents:
+            del document["gives"]
     about = {"axis": axis, "cache": cache, "values": how["values"], "takes": _takes(module, example), "gives": result}
-    return {"programs": programs, "labels": labels, **about} | ({"alone": alone} if alone else {})
+    return {"programs": documents, "labels": labels, **about} | ({"alone": alone} if alone else {}), constants
 
 
 def _check_settings(asked: Mapping[str, Any], *, threads: Any, batch: Any) -> None:
@@ -225,21 +239,6 @@ def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, 
         return program(graph, constants, **how)
     except NotImplementedError as error:
         raise UnknownOperation(str(error)) from error
-
-
-def _sizes(example: Example, batch: int | tuple[int, int] | None, axis: int, *, every: bool) -> list[int]:
-    """The sizes that get a program: powers of two, which all others are made of, or ``every`` one of a range."""
-    if batch is None:
-        return [size_of(example, axis) or 1]
-    low, high = (batch, batch) if isinstance(batch, int) else batch
-    if low == high or (every and high - low < _MANY):
-        return list(range(low, high + 1))
-    if every:
-        raise WrongModel(
-            f"batch=({low}, {high}): the rows of this model cannot be run apart from each other, so each of {high - low + 1} sizes would need a "
-            f"program of its own; choose a range of {_MANY} at most"
-        )
-    return sorted({low, high, *(1 << k for k in range(high.bit_length()) if low <= 1 << k < high), 1})
 
 
 def _tune(engine: secateur_engine.Model) -> None:
