@@ -13,7 +13,7 @@ from secateur.runtime.trying import size_of
 __all__ = ["batch_sizes", "row_by_row"]
 
 _MANY = 64  # sizes with a program each
-_LARGE = 2 << 20  # bytes: what passes between the layers of a batch does not stay in the cache beyond this
+_LARGE = 8 << 20  # bytes: what passes between the layers of a batch does not stay in the cache beyond this
 
 
 def batch_sizes(example: Example, batch: int | tuple[int, int] | None, axis: int, *, every: bool) -> list[int]:
@@ -40,4 +40,4 @@ def row_by_row(program: dict[str, Any], arrays: Sequence[NDArray[Any]], rows: in
     steps = [step for step in program["steps"] if step[0] != "lookup"]  # which reads a few rows of its table
     weights = sum(arrays[k].nbytes for k in {k for step in steps for k in step[4]})
     passed = sum(4 * prod(step[1][-1][3]) for step in steps if step[1])
-    return bool(rows * 4 * program["arena"] > _LARGE and weights < 2 * passed)
+    return bool(rows * 4 * program["arena"] > _LARGE and weights < 4 * passed)
