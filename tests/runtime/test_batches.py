@@ -94,7 +94,9 @@ def test_an_error_in_one_row_reaches_the_caller():
             self.net = convolutions()
 
         def forward(self, x):
-            return torch.linalg.cholesky(self.net(x)[:, :1, :4, :4] @ torch.ones(4, 4) * 0 + torch.eye(4) * x[:, :1, :1, :1])
+            return torch.linalg.cholesky(
+                self.net(x)[:, :1, :4, :4] @ torch.ones(4, 4) * 0 + torch.eye(4) * x[:, :1, :1, :1]
+            )
 
     x = torch.rand(8, 3, 96, 96) + 0.5
     compiled = sc.compile(model := Strange().eval(), x, threads=2)  # cholesky runs in torch
