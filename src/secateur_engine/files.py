@@ -144,6 +144,8 @@ def _arrays(header: dict[str, Any], data: NDArray[Any]) -> list[NDArray[Any]]:
             found[int(name)] = data[start:end].view(kind).reshape(shape)
     if sorted(found) != list(range(len(found))):
         raise BadFile("arrays are missing")
+    if len(data) != max((said["data_offsets"][1] for said in header.values()), default=0):
+        raise BadFile("it is longer than its header says")
     return [found[k] for k in range(len(found))]
 
 

@@ -160,14 +160,19 @@ class Model:
             return list(threads.map(piece, starts))
 
     def _size(self, arrays: Sequence[NDArray[Any]]) -> int:
-        for array, said in zip(arrays, self._programs[0].inputs, strict=True):
-            if said["split"]:
-                if array.ndim <= self.axis:
-                    raise BadInput(
-                        f"an input has shape {list(array.shape)} and should have {len(said['shape'])} dimensions"
-                    )
-                return int(array.shape[self.axis])
-        return self._programs[0].size
+        size: int | None = None
+        for k, (array, said) in enumerate(zip(arrays, self._programs[0].inputs, strict=True)):
+            if not said["split"]:
+                continue
+            if array.ndim <= self.axis:
+                raise BadInput(
+                    f"an input has shape {list(array.shape)} and should have {len(said['shape'])} dimensions"
+                )
+            here = int(array.shape[self.axis])
+            if size is not None and here != size:
+                raise BadInput(f"input {k} has {here} along axis {self.axis}, and an input before it has {size}")
+            size = here
+        return self._programs[0].size if size is None else size
 
 
 class Session:

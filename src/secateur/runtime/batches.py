@@ -10,9 +10,9 @@ from secateur.errors import WrongModel
 from secateur.examples import Example
 from secateur.runtime.trying import size_of
 
-__all__ = ["batch_sizes", "row_by_row"]
+__all__ = ["MANY", "batch_sizes", "row_by_row"]
 
-_MANY = 64  # sizes with a program each
+MANY = 64  # sizes with a program each, and rows that are tried together
 _LARGE = 8 << 20  # bytes: what passes between the layers of a batch does not stay in the cache beyond this
 
 
@@ -21,12 +21,12 @@ def batch_sizes(example: Example, batch: int | tuple[int, int] | None, axis: int
     if batch is None:
         return [size_of(example, axis) or 1]
     low, high = (batch, batch) if isinstance(batch, int) else batch
-    if low == high or (every and high - low < _MANY):
+    if low == high or (every and high - low < MANY):
         return list(range(low, high + 1))
     if every:
         raise WrongModel(
             f"batch=({low}, {high}): the rows of this model cannot be run apart from each other, so each of {high - low + 1} sizes would need a "
-            f"program of its own; choose a range of {_MANY} at most"
+            f"program of its own; choose a range of {MANY} at most"
         )
     return sorted({low, high, *(1 << k for k in range(high.bit_length()) if low <= 1 << k < high), 1})
 

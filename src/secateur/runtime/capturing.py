@@ -14,52 +14,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unfl
 
 from secateur.errors import UnknownOperation
 from secateur.examples import Example, leaving_no_trace
+from secateur.runtime.aliases import COPIES, FILLED, SAME, VIEWS, as_written, in_place
 from secateur.runtime.graph import Graph, Node, Value, values_in
 from secateur_engine.nesting import tensors_in, written
 
 __all__ = ["captured"]
-
-_SAME = frozenset(
-    [
-        "dropout",
-        "dropout_",
-        "feature_dropout",
-        "alpha_dropout",
-        "contiguous",
-        "clone",
-        "detach",
-        "alias",
-        "lift_fresh_copy",
-        "_assert_tensor_metadata",
-    ]
-)
-_VIEWS = frozenset(
-    [
-        "view",
-        "reshape",
-        "transpose",
-        "permute",
-        "unsqueeze",
-        "squeeze",
-        "slice",
-        "select",
-        "expand",
-        "flatten",
-        "unflatten",
-        "t",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "narrow",
-        "view_as",
-        "alias",
-        "detach",
-    ]
-)
-_FILLED = frozenset(
-    ["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"]
-)  # no matter what the tensor holds
 
 
 def captured(model: nn.Module, example: Example) -> Graph:
@@ -82,6 +41,12 @@ def captured(model: nn.Module, example: Example) -> Graph:
             return _Reader(program).read()
         except _WritesThroughView:  # slower to capture, and batch norms stay operations of their own
             return _Reader(program.run_decompositions({})).read()
+        except UnknownOperation:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # sizes that depend on numbers
+            raise UnknownOperation(
+                f"the graph of {type(model).__name__} cannot be followed ({type(error).__name__}: {str(error)[:200]}); compile a part of it"
+            ) from error
 
 
 def _told_apart(tree: Any) -> Any:
@@ -107,6 +72,7 @@ class _Reader:
         self.module, self.program = module, program
         self.known: dict[fx.Node, Any] = {}
         self.graph = Graph([], [], [], None)
+        self.writes = any(in_place(_name(node.target)) for part in _modules(module) for node in part.graph.nodes)
 
     def read(self) -> Graph:
         for node in self.module.graph.nodes:
@@ -148,7 +114,9 @@ class _Reader:
         args, kwargs = tree_map(self._known, (tuple(node.args), dict(node.kwargs)))
         name = _name(node.target)
         always = "dropout" in name and True in (*args[2:3], kwargs.get("train"))  # also when the model is in eval mode
-        if name in _SAME and isinstance(args[0], Value) and not always:
+        if self.writes and isinstance(args[0] if args else None, Value) and not always:
+            name = as_written(node, name, args[0].dtype)
+        if name in SAME and isinstance(args[0], Value) and not always and not (self.writes and name in COPIES):
             self.known[node] = args[0]
             return
         if node.target is operator.getitem:
@@ -158,7 +126,7 @@ class _Reader:
             self.known[node] = self._inlined(name, args)
             return
         inputs = list(values_in([args, kwargs]))
-        if name in _FILLED:
+        if name in FILLED:
             self.known[node] = _constant(_filled(name, args, node.meta["val"]))
             return
         chance = always or any(word in name for word in ("rand", "bernoulli", "multinomial", "normal", "exponential"))
@@ -197,11 +165,11 @@ class _Reader:
             out.node = made
         self.graph.nodes.append(made)
         self.known[node] = outs if isinstance(meta, list | tuple) else outs[0] if outs else None
-        if name.endswith("_") and not name.startswith("_"):
+        if in_place(name):
             self._overwrite(args[0], outs[0])
 
     def _overwrite(self, old: Value, new: Value) -> None:
-        if (old.node is not None and old.node.name in _VIEWS) or old.tensor is not None:
+        if (old.node is not None and old.node.name in VIEWS) or old.tensor is not None:
             raise _WritesThroughView
         for other, value in self.known.items():
             if value is old:
@@ -209,6 +177,10 @@ class _Reader:
 
     def _known(self, leaf: Any) -> Any:
         return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
+
+
+def _modules(module: fx.GraphModule) -> list[fx.GraphModule]:
+    return [part for part in module.modules() if isinstance(part, fx.GraphModule)]
 
 
 def _constant(leaf: Any) -> Any:

@@ -1,11 +1,8 @@
 """`compile`: a model as a program for the sparse engine, called like the module."""
 
 import copy
-import inspect
-import itertools
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,19 +15,14 @@ from secateur.counting import check_choice, check_number
 from secateur.errors import BadFile, UnknownName, UnknownOperation, WrongModel
 from secateur.examples import Example, leaving_no_trace, run
 from secateur.report import Pruned
-from secateur.runtime.batches import batch_sizes, row_by_row
-from secateur.runtime.capturing import captured
-from secateur.runtime.compiling import program
-from secateur.runtime.emitting import Constants
-from secateur.runtime.graph import Graph
+from secateur.runtime.documents import document_of
 from secateur.runtime.outside import runner
 from secateur.runtime.reporting import Layer, RuntimeReport, layers_of, notes_of
-from secateur.runtime.trying import check_session, growing, size_of, sized, why_alone
-from secateur_engine.nesting import written
+from secateur.runtime.trying import check_session, size_of, sized
 
 __all__ = ["Compiled", "compile_model", "load"]
 
-_VALUES = ("float32", "float16", "int8")
+_VALUES = {"float32": 1e-3, "float16": 1e-2, "int8": 0.2}  # and how far from torch sessions may be
 _WIDTHS = {"avx512": 16, "avx2": 8, "baseline": 4}  # floats in a register
 
 
@@ -123,10 +115,12 @@ def compile_model(
         UnknownOperation: the model cannot be captured, or needs types that the engine does not have.
         WrongModel: it does not run on the example.
     """
-    module = copy.deepcopy(model.model if isinstance(model, Pruned) else model).eval()
+    module = _module_of(model)
     asked = {"values": values, "form": form, "kernels": kernels, "stripes": stripes, "cache": cache}
     _check_settings(asked, threads=threads, batch=batch)
     example = Example.of(example_inputs)
+    if size_of(example, 1 if cache else 0) == 0:
+        raise WrongModel("the example is empty: pass one with at least one row")
     with leaving_no_trace(module):
         run(module, example)
     if not secateur_engine.available(kernels):
@@ -140,12 +134,13 @@ def compile_model(
     threads = threads or torch.get_num_threads()
     width = _WIDTHS[secateur_engine.available(kernels)]
     how = {"values": values, "form": form, "threads": threads, "width": width, "stripes": stripes}
-    document, constants = _document(module, example, batch=batch, cache=cache, **how)
+    document, constants = document_of(module, example, batch=batch, cache=cache, **how)
     engine = secateur_engine.Model(
         document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
     ).built()
     if cache and 2 * (length := size_of(example, 1) or 1) <= cache:
-        check_session(module, sized(example, min(length, engine.programs[0].size), 1), engine.session())
+        pieces = sized(example, min(length, engine.programs[0].size), 1)
+        check_session(module, pieces, engine.session(), _VALUES[values])
     if tune:
         _tune(engine)
     return Compiled(engine, None)
@@ -166,41 +161,17 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -
     return Compiled(engine, None)
 
 
-def _document(
-    module: nn.Module, example: Example, *, batch: Any, cache: int, **how: Any
-) -> tuple[dict[str, Any], Constants]:
-    """A program for every batch size, and how the model is called; and the weights."""
-    axis = 1 if cache else 0
-    alone, splits = "" if cache else why_alone(module, example), growing(example, axis)
-    sizes = batch_sizes(example, batch, axis, every=bool(alone))
-
-    def made(size: int, constants: Constants) -> tuple[dict[str, Any], dict[str, Any]]:
-        graph = captured(module, sized(example, size, axis))
-        document, said = _program(graph, constants, size=size, splits=splits, cache=cache, **how)
-        return document | {"gives": graph.result}, said
-
-    constants = Constants()
-    programs = {1: made(1, constants)} if max(sizes) > 1 and not alone and not cache else {}
-    if programs and row_by_row(programs[1][0], constants.arrays, max(sizes)):
-        programs[1][1]["notes"].append(
-            "the rows of a batch run one after the other, or side by side on their own threads"
+def _module_of(model: nn.Module | Pruned) -> nn.Module:
+    module = model.model if isinstance(model, Pruned) else model
+    if not isinstance(module, nn.Module):
+        raise WrongModel(
+            f"a {type(module).__name__} is no model: pass a torch.nn.Module, or what secateur.prune returned"
         )
-        sizes = [1]
-    elif 1 not in sizes:
-        programs, constants = {}, Constants()
-    for size in sizes:
-        programs[size] = programs.get(size) or made(size, constants)
-    documents, labels = ([programs[size][k] for size in sizes] for k in (0, 1))
-    result = documents[-1]["gives"]
-    if not alone:  # otherwise a list may have an entry for each row
-        for document in documents:
-            del document["gives"]
-    about = {"axis": axis, "cache": cache, "values": how["values"], "takes": _takes(module, example), "gives": result}
-    return {"programs": documents, "labels": labels, **about} | ({"alone": alone} if alone else {}), constants
+    return copy.deepcopy(module).eval()
 
 
 def _check_settings(asked: Mapping[str, Any], *, threads: Any, batch: Any) -> None:
-    words = {"values": _VALUES, "form": (None, "1", "2", "4", "dense"), "kernels": ("", *_WIDTHS)}
+    words = {"values": tuple(_VALUES), "form": (None, "1", "2", "4", "dense"), "kernels": ("", *_WIDTHS)}
     for name, known in words.items():
         check_choice(name, asked[name], known)
     stripes = asked["stripes"]
@@ -214,31 +185,6 @@ def _check_settings(asked: Mapping[str, Any], *, threads: Any, batch: Any) -> No
     whole = len(sizes) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
     if not whole or not 1 <= sizes[0] <= sizes[1]:
         raise WrongModel(f"batch={batch!r} is no size and no range of sizes: pass a number such as 8, or (1, 8)")
-
-
-def _takes(module: nn.Module, example: Example) -> dict[str, Any]:
-    """How the inputs are nested, and the names of the positional ones."""
-    counter, names = itertools.count(), list[str]()
-
-    def number(leaf: Any) -> int | None:
-        return next(counter) if isinstance(leaf, Tensor) else None
-
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    with suppress(ValueError, TypeError):  # some forwards do not say what they take
-        names += [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in positional]
-    args = [written(arg, number) for arg in example.args]
-    return {
-        "args": args,
-        "kwargs": [[key, written(arg, number)] for key, arg in example.kwargs.items()],
-        "names": names,
-    }
-
-
-def _program(graph: Graph, constants: Constants, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        return program(graph, constants, **how)
-    except NotImplementedError as error:
-        raise UnknownOperation(str(error)) from error
 
 
 def _tune(engine: secateur_engine.Model) -> None:

@@ -1,6 +1,6 @@
 """What is tried before a model is believed to be one of rows that do not mind each other: programs of a few sizes are run one after the other.
 
-A call of 11 rows is run as programs of 8, 2 and 1. That is right where the first axis is a batch, and wrong where it is time, or where
+A call of 11 rows is run as programs of 8, 2 and 1, or row by row. That is right where the first axis is a batch, and wrong where it is time, or where
 code takes a mean over it. A session feeds tokens piece by piece, which is right where they see the past through its caches alone.
 """
 
@@ -45,19 +45,28 @@ def _changed(example: Example, which: Sequence[bool], change: Callable[[Tensor],
     return Example(*tree_map_only(Tensor, lambda t: change(t) if next(turn) else t, (example.args, example.kwargs)))
 
 
-def why_alone(module: nn.Module, example: Example) -> str:
-    """Why rows of the first axis cannot be run apart from each other; "" where they can."""
+def why_alone(module: nn.Module, example: Example, rows: int = 2) -> str:
+    """Why rows of the first axis cannot be run apart from each other; "" where ``rows`` together give what each of them gives."""
     try:
-        which, one = growing(example, 0), sized(example, 1, 0)
-        two, apart = _more(one, which, 0)
-        whole, *parts = (_run(module, e) for e in (two, one, apart))
+        which, each = growing(example, 0), [sized(example, 1, 0)]
+        for _ in range(rows - 1):
+            each.append(_changed(each[-1], which, _other))
+        whole, *parts = (_run(module, e) for e in (_stacked(each, which), *each))
     except Exception as error:  # noqa: BLE001 - whatever the model says of it
-        return f"it does not run on one row and on two ({type(error).__name__}: {str(error).strip()[:120]})"
+        return f"it does not run on one row and on {rows} ({type(error).__name__}: {str(error).strip()[:120]})"
     return "" if _joined(parts, whole, 0) else "what it gives for rows together is not what it gives for each of them"
 
 
-def check_session(module: nn.Module, example: Example, session: Callable[..., Any]) -> None:
-    """Feed tokens in two pieces and at once.
+def _stacked(each: Sequence[Example], which: Sequence[bool]) -> Example:
+    """Examples of one row as one example."""
+    columns = zip(*map(_tensors, each), strict=True)
+    turn = iter([torch.cat(column) if grows else column[0] for column, grows in zip(columns, which, strict=True)])
+    first = each[0]
+    return Example(*tree_map_only(Tensor, lambda _: next(turn), (first.args, first.kwargs)))
+
+
+def check_session(module: nn.Module, example: Example, session: Callable[..., Any], limit: float = 1e-3) -> None:
+    """Feed tokens in two pieces and at once; ``limit``: how far apart, as a share of the largest value, rounded weights may be.
 
     Raises:
         UnknownOperation: that is not the same.
@@ -68,7 +77,7 @@ def check_session(module: nn.Module, example: Example, session: Callable[..., An
     except Exception:  # noqa: BLE001 - a length that the model cannot have: there is nothing to compare with
         return
     parts = [tree_leaves(session(*e.args, **e.kwargs)) for e in (example, second)]
-    if not _joined(parts, whole, 1):
+    if not _joined(parts, whole, 1, limit):
         raise UnknownOperation(
             f"with cache=, tokens may see the ones before only through causal scaled_dot_product_attention (is_causal=True), whose keys and values "
             f"are kept; {type(module).__name__} gives something else when its tokens come in two pieces"
@@ -96,19 +105,19 @@ def _run(module: nn.Module, example: Example) -> list[Any]:
         return tree_leaves(module(*example.args, **example.kwargs))
 
 
-def _joined(parts: list[list[Any]], whole: list[Any], axis: int) -> bool:
+def _joined(parts: list[list[Any]], whole: list[Any], axis: int, limit: float = 1e-4) -> bool:
     """Whether the parts, put together as the engine does it, are the whole."""
     if any(len(part) != len(whole) for part in parts):
         return False  # a list with an entry for each row
-    for first, second, expected in zip(*parts, whole, strict=True):
+    for expected, first, *others in zip(whole, *parts, strict=True):
         if not isinstance(expected, Tensor):
             continue
-        rest = [part.shape[:axis] + part.shape[axis + 1 :] for part in (first, second)]
-        found = torch.cat([first, second], axis) if first.dim() > axis and rest[0] == rest[1] else first
+        rest = {part.shape[:axis] + part.shape[axis + 1 :] for part in (first, *others)}
+        found = torch.cat([first, *others], axis) if first.dim() > axis and len(rest) == 1 else first
         if found.shape != expected.shape:
             return False
         a, b = found.double(), expected.double()
-        limit = 1e-3 * float(b[b.isfinite()].abs().max() if bool(b.isfinite().any()) else 0) + 1e-6
-        if not torch.allclose(a, b, rtol=0, atol=limit, equal_nan=True):
+        near = limit * float(b[b.isfinite()].abs().max() if bool(b.isfinite().any()) else 0) + 1e-6
+        if not torch.allclose(a, b, rtol=0, atol=near, equal_nan=True):
             return False
     return True

@@ -27,6 +27,10 @@ def reshaped(e: Emitter, view: View, shape: tuple[int, ...]) -> View:
     return plain
 
 
+def _clone(e: Emitter, node: Node) -> None:
+    node.out.view = e.view(value(arguments(node)["self"]))  # nothing here writes in place
+
+
 def _reshape(e: Emitter, node: Node) -> None:
     node.out.view = reshaped(e, e.view(value(node.args[0])), node.out.shape)
 
@@ -172,6 +176,7 @@ def _channel_shuffle(e: Emitter, node: Node) -> None:
 
 
 EMIT: dict[str, Callable[[Emitter, Node], Any]] = {
+    **dict.fromkeys(["clone", "lift_fresh_copy"], _clone),
     **dict.fromkeys(["view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"], _reshape),
     **dict.fromkeys(["permute", "transpose", "t", "numpy_T", "swapaxes"], _permute),
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "unbind"], _split),
