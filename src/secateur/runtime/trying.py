@@ -53,7 +53,7 @@ def why_alone(module: nn.Module, example: Example, rows: int = 2) -> str:
             each.append(_changed(each[-1], which, _other))
         whole, *parts = (_run(module, e) for e in (_stacked(each, which), *each))
     except Exception as error:  # noqa: BLE001 - whatever the model says of it
-        return f"it does not run on one row and on {rows} ({type(error).__name__}: {str(error).strip()[:120]})"
+        return f"it does not run on one row and on {'two' if rows == 2 else rows} ({type(error).__name__}: {str(error).strip()[:120]})"
     return "" if _joined(parts, whole, 0) else "what it gives for rows together is not what it gives for each of them"
 
 
