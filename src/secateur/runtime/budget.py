@@ -113,8 +113,8 @@ def _search(
             break
     if best is None:
         raise OverBudget(
-            f"the engine takes at least {aims.least:.4g} ms for what does not leave, and {budget!r} was asked for; raise the budget, or narrow "
-            "the network with granularity='channel'"
+            f"the engine takes at least {aims.least:.4g} ms for what does not leave, of {fixed + spent:.4g} ms for all, and {budget!r} was asked "
+            "for; raise the budget, or narrow the network with granularity='channel'"
         )
     return best
 
