@@ -1,7 +1,7 @@
 """The sparse engine against dense ONNX Runtime and OpenVINO, in turns.
 
     python -m benchmarks.engine                     # all rows of benchmarks/engine.md: about an hour
-    python -m benchmarks.engine --kinds resnet50 --threads 1 --batch 1
+    python -m benchmarks.engine --kinds resnet50 --threads 1 --batch 1      # these again; the file keeps the others
     python -m benchmarks.engine --deepsparse FOLDER/bin/python      # and DeepSparse, from an environment that has it
 
 Every engine lives in a process of its own. In each round each runs a few times, one after the other; a ratio is taken within a round, and
@@ -10,16 +10,18 @@ process of each serves all sparsities of a network. `cpu` is the same ratio of p
 else had the core (one thread only). Needs torchvision, onnx, onnxscript, onnxruntime and openvino.
 """
 
+import json
 import multiprocessing
 import os
 import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import options, record
+from benchmarks.record import commit, options, record
 
 DENSE = ("onnxruntime", "openvino")
 COLUMNS = (*DENSE, "onnxruntime int8", "deepsparse")
@@ -42,16 +44,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--deepsparse", default="", help="a Python that has DeepSparse (AVX2 or later, Linux)")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--name", default="engine")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    found = given.out / "engine.json"
+    rows: list[dict[str, Any]] = json.loads(found.read_text())["rows"] if found.exists() else []
     for threads in given.threads:
         for batch in given.batch:
             for kind in given.kinds:
-                rows += measured(kind, batch, threads, 2 if given.quick else given.rounds, given.deepsparse)
-                print("\n".join(said(row) for row in rows if row["net"].startswith(kind)), flush=True)
+                fresh = measured(kind, batch, threads, 2 if given.quick else given.rounds, given.deepsparse)
+                print(*map(said, fresh), sep="\n", flush=True)
+                rows = [row for row in rows if not any(map(partial(same, row), fresh))] + fresh
                 if not given.quick:
-                    record(given.name, rows, out=given.out, rounds=given.rounds)
+                    record("engine", sorted(rows, key=order), out=given.out)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether one row takes the other's place."""
+    return all(one[key] == other[key] for key in ("net", "threads", "batch"))
+
+
+def order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Where it stands in the file."""
+    kind, zeros = row["net"].split("-", 1)
+    return row["threads"], row["batch"], list(KINDS).index(kind), KINDS[kind].index(zeros)
 
 
 def measured(kind: str, batch: int, threads: int, rounds: int, deepsparse: str) -> list[dict[str, Any]]:
@@ -82,7 +96,7 @@ def measured(kind: str, batch: int, threads: int, rounds: int, deepsparse: str) 
             process.join(10)
     rows = []
     for net in nets:
-        row: dict[str, Any] = {"net": net, "batch": batch, "threads": threads, "rounds": rounds}
+        row: dict[str, Any] = {"net": net, "batch": batch, "threads": threads, "rounds": rounds, "commit": commit()}
         ours = samples["secateur", net]
         row |= {"error": ready["secateur", net]["difference"], "ms": 1e3 * statistics.median(t for t, _ in ours)}
         for engine in COLUMNS:
@@ -90,7 +104,7 @@ def measured(kind: str, batch: int, threads: int, rounds: int, deepsparse: str) 
             if key in workers:
                 row[engine] = {"failed": ready[key]["error"]} if ready[key]["error"] else compared(ours, samples[key])
         dense = [row[engine] for engine in DENSE if "ms" in row[engine]]
-        row["better dense"] = min(dense, key=lambda cell: cell["ms"])
+        row["better dense"] = min(dense, key=lambda cell: cell["ratio"])
         rows.append(row)
     return rows
 

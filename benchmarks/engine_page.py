@@ -48,8 +48,11 @@ def main() -> None:
 
 def foot(said: dict[str, Any], path: Path) -> str:
     """Where it was measured."""
-    machine, rounds = said["machine"], f"{said['rounds']} rounds, " if "rounds" in said else ""
-    return f"*`{path.name}`: {rounds}{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit `{machine['secateur_commit']}`, {machine['date']}.*\n"
+    machine, rows = said["machine"], said["rows"]
+    commits = ", ".join(f"`{c}`" for c in dict.fromkeys(row.get("commit", machine["secateur_commit"]) for row in rows))
+    rounds = sorted({row["rounds"] for row in rows if "rounds" in row} or {said.get("rounds", 0)})
+    times = f"{' to '.join(map(str, {rounds[0], rounds[-1]}))} rounds, " if rounds[-1] else ""
+    return f"*`{path.name}`: {times}{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {commits}, {machine['date']}.*\n"
 
 
 def nets(said: dict[str, Any]) -> str:
@@ -93,7 +96,7 @@ def ratio(cell: dict[str, Any], threads: int) -> str:
     """``2.9 (3.1; 2.8)``."""
     if "ratio" not in cell:
         return "failed" if "failed" in cell else ""
-    cpu = f"; {cell['cpu']:.2f}" if threads == 1 else ""
+    cpu = f"; {cell['cpu']:.2f}" if threads == 1 and cell["cpu"] > 0.1 else ""  # another process's is not known
     return f"{cell['ratio']:.2f} ({cell['least']:.2f}{cpu})"
 
 
