@@ -373,3 +373,22 @@ def test_masks_of_every_shape_that_broadcasts(shape, expanded):
     torch.testing.assert_close(compiled(q, k, sees), attend(None, q, k, sees), rtol=1e-4, atol=1e-5)
     (chosen,) = (step for step in compiled.engine.document["programs"][0]["steps"] if step[0] == "where")
     assert prod(chosen[1][-1][3]) == sees.numel()  # not once for every head and query
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (5, 8), (2, 3, 8), (2, 4, 5, 6)])
+@pytest.mark.parametrize(
+    "length",
+    [
+        lambda x: F.normalize(x, dim=-1),
+        lambda x: F.normalize(x * 0, dim=-1),
+        lambda x: F.normalize(x, dim=1),
+        lambda x: x.norm(),
+        lambda x: torch.linalg.vector_norm(x, 1, (0, 1)),
+        lambda x: torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True),
+    ],
+    ids=["last", "zeros", "channels", "all", "sum", "largest"],
+)
+def test_lengths_of_vectors(length, shape):
+    model, x = Fn(lambda s, x: length(2 * x)), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    check_same(model, x)
+    assert not sc.compile(model, x, threads=1).report(seconds=0, dense=False).notes

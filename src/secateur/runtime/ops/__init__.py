@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from secateur.runtime.emitting import Emitter
 from secateur.runtime.graph import Node
-from secateur.runtime.ops import elementwise, moves, norms, places, sequences, spatial
+from secateur.runtime.ops import elementwise, moves, norms, places, reductions, sequences, spatial
 from secateur.runtime.ops.arguments import Unfit
 
 __all__ = ["EMIT", "Unfit"]
@@ -14,6 +14,7 @@ EMIT: dict[str, Callable[[Emitter, Node], None]] = {
     **moves.EMIT,
     **norms.EMIT,
     **places.EMIT,
+    **reductions.EMIT,
     **sequences.EMIT,
     **spatial.EMIT,
 }

@@ -147,38 +147,6 @@ def _where(e: Emitter, node: Node) -> None:
     e.made(node.out, out)
 
 
-def _reduce(e: Emitter, node: Node, how: int) -> None:
-    a = arguments(node)
-    x = e.view(value(a["self"]))
-    dims = a.get("dim")
-    dims = list(range(len(x.shape))) if dims in (None, []) else [dims] if isinstance(dims, int) else list(dims)
-    gone = {d % len(x.shape) for d in dims}
-    out = e.plain(node.out.shape)
-    kept = out
-    if not a.get("keepdim"):
-        for d in sorted(gone):
-            kept = kept.unsqueezed(d)
-    spread = kept.with_(x.shape, [0 if d in gone else s for d, s in enumerate(kept.strides)])
-    e.step("reduce", [x, spread], [how])
-    e.made(node.out, out)
-
-
-def _global_pool(e: Emitter, node: Node) -> None:
-    a = arguments(node)
-    size = a["output_size"]
-    x = value(a["self"])
-    if any(n != 1 for n in ([size] if isinstance(size, int) else size)):
-        if tuple(x.shape[-len(size) :]) == tuple(size):
-            node.out.view = e.view(x)
-            return
-        raise Unfit("an adaptive pooling to more than one pixel")
-    view = e.view(x)
-    out = e.plain(node.out.shape)
-    spread = out.with_(view.shape, (*out.strides[:2], *(0 for _ in view.shape[2:])))
-    e.step("reduce", [view, spread], [1])
-    e.made(node.out, out)
-
-
 def _cast(e: Emitter, node: Node) -> None:
     x = value(node.args[0])
     if x.dtype.is_floating_point and not node.out.dtype.is_floating_point:
@@ -230,12 +198,6 @@ EMIT: dict[str, Callable[[Emitter, Node], None]] = {
     "prelu": _prelu,
     "where": _where,
     "masked_fill": _where,
-    "sum": partial(_reduce, how=0),
-    "mean": partial(_reduce, how=1),
-    "amax": partial(_reduce, how=2),
-    "amin": partial(_reduce, how=3),
-    "adaptive_avg_pool1d": _global_pool,
-    "adaptive_avg_pool2d": _global_pool,
     "to": _cast,
     "_to_copy": _cast,
     "type_as": _cast,
