@@ -80,7 +80,7 @@ def transposed(
         source,
         Weights(
             matrix.reshape(rows * sy * sx, -1),
-            np.repeat(bias, sy * sx).astype(np.float32),
+            np.tile(bias, sy * sx).astype(np.float32),
             channel,
             shift,
             t.kernel,
@@ -100,10 +100,13 @@ def transposed(
 def _by_phase(
     weight: NDArray[np.float32], t: Taps, shifts: Sequence[tuple[int, int]], channels: int
 ) -> NDArray[np.float32]:
-    """The weights as ``[rows, phases, channels, shifts]``: what each shift of the input adds to the output pixels of each phase."""
+    """The weights as ``[phases, rows, channels, shifts]``: what each shift of the input adds to the output pixels of each phase.
+
+    Neighbouring rows are of one phase and read the same shifts, so that blocks of rows can leave out the others.
+    """
     (sy, sx), per, inner = t.stride, weight.shape[1], channels // t.groups
     place = {s: k for k, s in enumerate(shifts)}
-    matrix = np.zeros((per * t.groups, sy * sx, channels, len(shifts)), np.float32)
+    matrix = np.zeros((sy * sx, per * t.groups, channels, len(shifts)), np.float32)
     for ry, rx, ky, kx in product(range(sy), range(sx), range(t.kernel[0]), range(t.kernel[1])):
         dy, a = divmod(ry + t.above - ky * t.dilation[0], sy)
         dx, b = divmod(rx + t.left - kx * t.dilation[1], sx)
@@ -111,7 +114,7 @@ def _by_phase(
             continue
         for g in range(t.groups):
             ins = slice(g * inner, (g + 1) * inner)
-            matrix[g * per : (g + 1) * per, ry * sx + rx, ins, place[dy, dx]] += weight[ins, :, ky, kx].T
+            matrix[ry * sx + rx, g * per : (g + 1) * per, ins, place[dy, dx]] += weight[ins, :, ky, kx].T
     return matrix
 
 
@@ -125,7 +128,5 @@ def _woven(e: Emitter, planes: View, out: View, stride: tuple[int, int]) -> None
                 shape, (out.strides[0], out.strides[1], out.strides[2] * sy, sx), ry * out.strides[2] + rx
             )
             step = planes.strides[1]
-            source = planes.with_(
-                shape, (planes.strides[0], step * sy * sx, *planes.strides[2:]), (ry * sx + rx) * step
-            )
+            source = planes.with_(shape, (planes.strides[0], step, *planes.strides[2:]), (ry * sx + rx) * c * step)
             e.copy(source, target)
