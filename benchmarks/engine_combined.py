@@ -24,7 +24,7 @@ from benchmarks.engine_real import one_sentence, timed
 from benchmarks.filters import networks
 from benchmarks.models.cases import fetch
 from benchmarks.record import options, record
-from benchmarks.tables import about, table
+from benchmarks.tables import table
 
 ROWS = ((1.0, 0.0), (0.5, 0.0), (0.5, 0.9), (0.35, 0.0), (0.35, 0.8), (0.25, 0.0), (1.0, 0.9))
 Lessons = list[tuple[Any, Tensor]]  # batches, and the sentence vectors of the dense network
@@ -133,7 +133,7 @@ def section(found: dict[str, Any]) -> str:
         "× dense torch",
         "file, MB",
     ]
-    return f"## Narrow and sparse: MiniLM on STS-B\n\n{table(head, rows)}\n\n{about(found)}"
+    return f"## Narrow and sparse: MiniLM on STS-B\n\n{table(head, rows)}\n"
 
 
 if __name__ == "__main__":
