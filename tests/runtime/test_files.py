@@ -32,6 +32,14 @@ def saved(tmp_path_factory):
     return made
 
 
+@pytest.mark.parametrize("behind", [b"x", b"\0" * 64])
+def test_bytes_behind_the_end_are_no_model(saved, tmp_path, behind):
+    path, *_ = saved["squeezed"]
+    (tmp_path / "longer.sc").write_bytes(path.read_bytes() + behind)
+    with pytest.raises(secateur_engine.BadFile, match="longer than its header says"):
+        secateur_engine.load(tmp_path / "longer.sc")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_comes_back(saved, kind):
     path, model, x = saved[kind]

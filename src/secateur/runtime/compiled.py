@@ -22,7 +22,7 @@ from secateur.runtime.trying import check_session, size_of, sized
 
 __all__ = ["Compiled", "compile_model", "load"]
 
-_VALUES = {"float32": 1e-3, "float16": 1e-2, "int8": 0.2}  # and how far from torch sessions may be
+_VALUES = ("float32", "float16", "int8")
 _WIDTHS = {"avx512": 16, "avx2": 8, "baseline": 4}  # floats in a register
 
 
@@ -131,16 +131,12 @@ def compile_model(
                 "the compiled engine is missing or lacks these kernels; the model runs in torch, and zeros do not make it faster"
             ],
         )
-    threads = threads or torch.get_num_threads()
-    width = _WIDTHS[secateur_engine.available(kernels)]
-    how = {"values": values, "form": form, "threads": threads, "width": width, "stripes": stripes}
-    document, constants = document_of(module, example, batch=batch, cache=cache, **how)
-    engine = secateur_engine.Model(
-        document, constants.arrays, threads=threads, kernels=kernels, outside=runner(constants.arrays)
-    ).built()
+    how: dict[str, Any] = {"form": form, "kernels": kernels, "stripes": stripes, "batch": batch, "cache": cache}
+    how["threads"] = threads or torch.get_num_threads()
+    engine = _built(module, example, values=values, **how)
     if cache and 2 * (length := size_of(example, 1) or 1) <= cache:
-        pieces = sized(example, min(length, engine.programs[0].size), 1)
-        check_session(module, pieces, engine.session(), _VALUES[values])
+        exact = engine if values == "float32" else _built(module, example, values="float32", **how)
+        check_session(module, sized(example, min(length, engine.programs[0].size), 1), exact.session())
     if tune:
         _tune(engine)
     return Compiled(engine, None)
@@ -161,6 +157,13 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, kernels: str = "") -
     return Compiled(engine, None)
 
 
+def _built(module: nn.Module, example: Example, *, threads: int, kernels: str, **how: Any) -> secateur_engine.Model:
+    width = _WIDTHS[secateur_engine.available(kernels)]
+    document, constants = document_of(module, example, threads=threads, width=width, **how)
+    outside = runner(constants.arrays)
+    return secateur_engine.Model(document, constants.arrays, threads=threads, kernels=kernels, outside=outside).built()
+
+
 def _module_of(model: nn.Module | Pruned) -> nn.Module:
     module = model.model if isinstance(model, Pruned) else model
     if not isinstance(module, nn.Module):
@@ -171,7 +174,7 @@ def _module_of(model: nn.Module | Pruned) -> nn.Module:
 
 
 def _check_settings(asked: Mapping[str, Any], *, threads: Any, batch: Any) -> None:
-    words = {"values": tuple(_VALUES), "form": (None, "1", "2", "4", "dense"), "kernels": ("", *_WIDTHS)}
+    words = {"values": _VALUES, "form": (None, "1", "2", "4", "dense"), "kernels": ("", *_WIDTHS)}
     for name, known in words.items():
         check_choice(name, asked[name], known)
     stripes = asked["stripes"]

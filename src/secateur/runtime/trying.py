@@ -65,8 +65,8 @@ def _stacked(each: Sequence[Example], which: Sequence[bool]) -> Example:
     return Example(*tree_map_only(Tensor, lambda _: next(turn), (first.args, first.kwargs)))
 
 
-def check_session(module: nn.Module, example: Example, session: Callable[..., Any], limit: float = 1e-3) -> None:
-    """Feed tokens in two pieces and at once; ``limit``: how far apart, as a share of the largest value, rounded weights may be.
+def check_session(module: nn.Module, example: Example, session: Callable[..., Any]) -> None:
+    """Feed tokens in two pieces and at once; the session's weights must not be rounded, which would hide what this looks for.
 
     Raises:
         UnknownOperation: that is not the same.
@@ -77,7 +77,7 @@ def check_session(module: nn.Module, example: Example, session: Callable[..., An
     except Exception:  # noqa: BLE001 - a length that the model cannot have: there is nothing to compare with
         return
     parts = [tree_leaves(session(*e.args, **e.kwargs)) for e in (example, second)]
-    if not _joined(parts, whole, 1, limit):
+    if not _joined(parts, whole, 1, 1e-3):
         raise UnknownOperation(
             f"with cache=, tokens may see the ones before only through causal scaled_dot_product_attention (is_causal=True), whose keys and values "
             f"are kept; {type(module).__name__} gives something else when its tokens come in two pieces"
